@@ -1,0 +1,1 @@
+"""hwnas: search space + device + latency budget -> a trained, verified, measured ONNX model."""
