@@ -1,0 +1,104 @@
+"""Arch: an immutable DAG of placed ops, checked at birth. The one datum that everything but a strategy sees."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from hwnas.errors import UserError
+from hwnas.ir.op import Op, PlacedOp
+from hwnas.ir.prims import Add, ShapeError, WeightSpec
+from hwnas.ir.tensor import TensorSpec
+
+INPUT = "x"
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class Node:
+    """An op, the name under which its weights and its output are known, and the names of what it takes."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Nodes in an order in which each comes after its inputs; the network's own input is called `x`.
+
+    Raises UserError at construction if a name is unknown or taken, or if an op does not fit its input.
+    """
+
+    input: TensorSpec
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __post_init__(self) -> None:
+        known = {INPUT}
+        for node in self.nodes:
+            if not _NAME.fullmatch(node.name) or node.name in known:
+                raise UserError("a node needs a dotted name of its own", got=node.name)
+            missing = [i for i in node.inputs if i not in known]
+            if missing or not node.inputs:
+                raise UserError(f"node {node.name} needs inputs that come before it", got=missing[0] if missing else "none")
+            known.add(node.name)
+        if self.output not in known:
+            raise UserError("the output must be one of the nodes", got=self.output)
+        _ = self.specs  # shape inference
+
+    @cached_property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """The spec of the input and of every node's output."""
+        specs = {INPUT: self.input}
+        for node in self.nodes:
+            try:
+                specs[node.name] = PlacedOp(node.op, tuple(specs[i] for i in node.inputs)).output
+            except ShapeError as error:
+                raise ShapeError(f"node {node.name} = {node.op}: {error}") from None
+        return MappingProxyType(specs)
+
+    def placed(self, node: Node) -> PlacedOp:
+        return PlacedOp(node.op, tuple(self.specs[i] for i in node.inputs))
+
+    def weights(self) -> Iterator[tuple[str, WeightSpec]]:
+        """Every weight with its name, `<node>.<step>.<weight>`: the contract between supernet, torch and ONNX."""
+        for node in self.nodes:
+            for name, weight in self.placed(node).graph.weights():
+                yield f"{node.name}.{name}", weight
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the network up to its nodes' names and the order of its sums' terms. Ask it of the simplified form."""
+        return hashlib.sha256(self._canonical().encode()).hexdigest()[:16]
+
+    def _canonical(self) -> str:
+        by_name = {n.name: n for n in self.nodes}
+        digest = {INPUT: str(self.input)}
+        ordered: dict[str, list[str]] = {}
+        for node in self.nodes:
+            inputs = list(node.inputs)
+            if self.placed(node).graph.computes_only(Add):
+                inputs.sort(key=digest.__getitem__)
+            ordered[node.name] = inputs
+            text = f"{node.op}({','.join(digest[i] for i in inputs)})"
+            digest[node.name] = hashlib.sha256(text.encode()).hexdigest()
+        # The digests order the terms of a sum; the numbering below tells a node used twice from two equal nodes.
+        number = {INPUT: 0}
+        lines = [str(self.input)]
+        stack = [self.output]
+        while stack:
+            name = stack[-1]
+            waiting = [i for i in ordered.get(name, ()) if i not in number]
+            if waiting:
+                stack.append(waiting[0])
+                continue
+            stack.pop()
+            if name not in number:
+                number[name] = len(number)
+                lines.append(f"{by_name[name].op}({','.join(str(number[i]) for i in ordered[name])})")
+        return "\n".join(lines)

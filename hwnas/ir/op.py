@@ -1,0 +1,64 @@
+"""Op: a named block of prims, an open set. PlacedOp: an op on inputs of known shape, the unit of profiles and costs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import ClassVar
+
+from hwnas.ir.graph import Graph, GraphBuilder, Value
+from hwnas.ir.tensor import TensorSpec
+
+_HOME = "hwnas.ops."
+
+
+@dataclass(frozen=True)
+class Op(ABC):
+    """A block. A subclass is a frozen dataclass in a file of its own, whose name is the op's name; its fields are literals.
+
+    `entangled`: where a slot offers several ops of this class, they share one bank of weights, smaller ones taking the
+    leading channels and the centre of the kernel (Cai et al. 2020, Once-for-All). Otherwise each option owns its weights.
+    """
+
+    entangled: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, g: GraphBuilder, *xs: Value) -> Value:
+        """Writes the block's prims over the inputs and returns its output."""
+
+    @classmethod
+    def name(cls) -> str:
+        return cls.__module__.removeprefix(_HOME)
+
+    def arguments(self) -> dict[str, object]:
+        """The fields that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def __str__(self) -> str:
+        return f"{self.name()}({', '.join(f'{k}={v!r}' for k, v in self.arguments().items())})"
+
+
+@dataclass(frozen=True)
+class PlacedOp:
+    """An op and the specs of its inputs: the key of the latency table, of a profile and of the cost cache."""
+
+    op: Op
+    inputs: tuple[TensorSpec, ...]
+
+    @property
+    def graph(self) -> Graph:
+        return _graph(self)
+
+    @property
+    def output(self) -> TensorSpec:
+        return self.graph.specs[self.graph.output]
+
+    def __str__(self) -> str:
+        return f"{self.op} @ {' '.join(map(str, self.inputs))}"
+
+
+@lru_cache(maxsize=1 << 16)
+def _graph(placed: PlacedOp) -> Graph:
+    builder = GraphBuilder(placed.inputs)
+    return builder.finish(placed.op.build(builder, *builder.inputs))

@@ -1,0 +1,1 @@
+"""One file per lowering: a plain function from an Arch to something else."""

@@ -1,0 +1,208 @@
+"""Space: an Arch with open slots, and everything that is done to genotypes, written once for every space.
+
+A *choice* is a decision with a fixed number of options; a *slot* is a node whose op one or more choices decide, and a choice
+may be tied over many slots (a cell, the width of a stage). A *genotype* is one int per choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb, prod
+
+from hwnas.errors import UserError
+from hwnas.ir.arch import Arch, Node
+from hwnas.ir.op import Op
+from hwnas.ir.tensor import TensorSpec
+
+Genotype = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decision; `options` are what a person calls its outcomes."""
+
+    name: str
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise UserError(f"choice {self.name} needs at least one option", got="none")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A node with an open op. `options` lists the op of every combination of its choices, the last choice varying fastest."""
+
+    name: str
+    choices: tuple[str, ...]
+    options: tuple[Op, ...]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Of these choices exactly `count` are other than option `absent`: the two inputs that a DARTS node keeps."""
+
+    choices: tuple[str, ...]
+    count: int
+    absent: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """Nodes and slots in an order in which each comes after its inputs. The network's own input is called `x`."""
+
+    name: str
+    input: TensorSpec
+    choices: tuple[Choice, ...]
+    nodes: tuple[Node | Slot, ...]
+    output: str
+    keeps: tuple[Keep, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self._index) != len(self.choices):
+            raise UserError(f"space {self.name}: each choice needs a name of its own", got=[c.name for c in self.choices])
+        for slot in self.slots:
+            unknown = [c for c in slot.choices if c not in self._index]
+            if unknown:
+                raise UserError(f"slot {slot.name} needs choices of its space", got=unknown[0])
+            if len(slot.options) != prod(self._sizes(slot)):
+                raise UserError(f"slot {slot.name} needs an op for each of {prod(self._sizes(slot))} combinations", got=len(slot.options))
+        for keep in self.keeps:
+            if any(c not in self._index for c in keep.choices) or not 0 <= keep.count <= len(keep.choices):
+                raise UserError(f"space {self.name}: a keep needs choices of its space and a count that they allow", got=keep)
+
+    @cached_property
+    def _index(self) -> Mapping[str, int]:
+        return {c.name: i for i, c in enumerate(self.choices)}
+
+    @cached_property
+    def _keep_indices(self) -> tuple[tuple[tuple[int, ...], Keep], ...]:
+        return tuple((tuple(self._index[c] for c in keep.choices), keep) for keep in self.keeps)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(n for n in self.nodes if isinstance(n, Slot))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names this space, arguments included, wherever numbers about it are stored."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    @property
+    def size(self) -> int:
+        """The number of genotypes."""
+        kept = {i for indices, _ in self._keep_indices for i in indices}
+        total = prod(len(c.options) for i, c in enumerate(self.choices) if i not in kept)
+        for indices, keep in self._keep_indices:
+            sizes = {len(self.choices[i].options) - 1 for i in indices}
+            if len(sizes) != 1:
+                raise UserError("the choices of a keep need one number of options", got=keep.choices)
+            total *= comb(len(indices), keep.count) * sizes.pop() ** keep.count
+        return total
+
+    def _sizes(self, slot: Slot) -> list[int]:
+        return [len(self.choices[self._index[c]].options) for c in slot.choices]
+
+    def choice_indices(self, slot: Slot) -> tuple[int, ...]:
+        """Where a slot's choices stand in a genotype."""
+        return tuple(self._index[c] for c in slot.choices)
+
+    def check(self, genotype: Sequence[int]) -> Genotype:
+        """The genotype as a tuple; UserError if it is not one of this space."""
+        if len(genotype) != len(self.choices):
+            raise UserError(f"a genotype of {self.name} has {len(self.choices)} numbers", got=len(genotype))
+        for value, choice in zip(genotype, self.choices, strict=True):
+            if not 0 <= value < len(choice.options):
+                raise UserError(f"choice {choice.name} takes 0 to {len(choice.options) - 1}", got=value)
+        for indices, keep in self._keep_indices:
+            present = sum(genotype[i] != keep.absent for i in indices)
+            if present != keep.count:
+                raise UserError(f"exactly {keep.count} of {', '.join(keep.choices)} are present", got=present)
+        return tuple(int(v) for v in genotype)
+
+    def option(self, slot: Slot, genotype: Genotype) -> int:
+        """Which of a slot's options a genotype picks."""
+        position = 0
+        for index, size in zip(self.choice_indices(slot), self._sizes(slot), strict=True):
+            position = position * size + genotype[index]
+        return position
+
+    def decode(self, genotype: Sequence[int]) -> Arch:
+        """The arch of a genotype: the only bridge between the two."""
+        genotype = self.check(genotype)
+        nodes = tuple(
+            Node(n.name, n.options[self.option(n, genotype)], n.inputs) if isinstance(n, Slot) else n for n in self.nodes
+        )
+        return Arch(self.input, nodes, self.output)
+
+    def describe(self, genotype: Sequence[int]) -> dict[str, str]:
+        """What a genotype chooses, in the words of its choices."""
+        return {c.name: c.options[v] for c, v in zip(self.choices, self.check(genotype), strict=True)}
+
+    def one_hot(self, genotype: Sequence[int]) -> list[list[float]]:
+        """One gate vector per choice, with all its weight on the chosen option."""
+        checked = self.check(genotype)
+        return [[float(i == v) for i in range(len(c.options))] for c, v in zip(self.choices, checked, strict=True)]
+
+    def from_scores(self, scores: Sequence[Sequence[float]]) -> Genotype:
+        """The genotype of the highest scores, one row per choice; a keep keeps its strongest choices by their best option.
+
+        The derivation of DARTS (Liu et al. 2019, section 2.4), for any space.
+        """
+        genotype = [max(range(len(row)), key=row.__getitem__) for row in scores]
+        for indices, keep in self._keep_indices:
+            best = {i: max((o for o in range(len(scores[i])) if o != keep.absent), key=scores[i].__getitem__) for i in indices}
+            strongest = sorted(indices, key=lambda i: -scores[i][best[i]])[: keep.count]
+            for i in indices:
+                genotype[i] = best[i] if i in strongest else keep.absent
+        return self.check(genotype)
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """A genotype drawn uniformly."""
+        genotype = [rng.randrange(len(c.options)) for c in self.choices]
+        for indices, keep in self._keep_indices:
+            present = set(rng.sample(indices, keep.count))
+            for i in indices:
+                genotype[i] = self._other(i, keep.absent, rng) if i in present else keep.absent
+        return tuple(genotype)
+
+    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """A neighbour: one choice takes another option; among the choices of a keep, an option or a place may move."""
+        open_choices = [i for i, c in enumerate(self.choices) if len(c.options) > 1]
+        if not open_choices:
+            return genotype
+        result = list(genotype)
+        i = rng.choice(open_choices)
+        for indices, keep in self._keep_indices:
+            if i in indices:
+                present = [j for j in indices if genotype[j] != keep.absent]
+                absent = [j for j in indices if genotype[j] == keep.absent]
+                if genotype[i] == keep.absent and present:  # one that is present makes room
+                    result[rng.choice(present)] = keep.absent
+                    result[i] = self._other(i, keep.absent, rng)
+                elif absent and rng.random() < 0.5:  # moves, with its option
+                    result[rng.choice(absent)], result[i] = genotype[i], keep.absent
+                else:
+                    rest = [o for o in range(len(self.choices[i].options)) if o not in (keep.absent, genotype[i])]
+                    result[i] = rng.choice(rest) if rest else genotype[i]
+                return tuple(result)
+        result[i] = self._other(i, genotype[i], rng)
+        return tuple(result)
+
+    def crossover(self, a: Genotype, b: Genotype, rng: random.Random) -> Genotype:
+        """Each choice from one parent or the other; the choices of a keep travel together."""
+        result = [rng.choice(pair) for pair in zip(a, b, strict=True)]
+        for indices, _ in self._keep_indices:
+            parent = rng.choice((a, b))
+            for i in indices:
+                result[i] = parent[i]
+        return tuple(result)
+
+    def _other(self, index: int, value: int, rng: random.Random) -> int:
+        """An option of a choice other than `value`."""
+        return rng.choice([o for o in range(len(self.choices[index].options)) if o != value])
