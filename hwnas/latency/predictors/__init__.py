@@ -1,0 +1,1 @@
+"""One file per latency predictor, each with a class `Predictor`."""

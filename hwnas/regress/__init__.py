@@ -1,0 +1,1 @@
+"""Regression: arrays in, arrays out. Knows nothing of networks or devices."""
