@@ -186,3 +186,14 @@ def _without_identity(nodes: list[onnx.NodeProto], last: str) -> list[onnx.NodeP
             node.output[:] = [OUTPUT]
             return nodes[:-1]
     return nodes
+
+
+def arch_text(model: bytes) -> str:
+    """The text of the arch that `to_onnx` wrote into a model. UserError if it is not such a model."""
+    try:
+        properties = {p.key: p.value for p in onnx.load_from_string(model).metadata_props}
+    except Exception as error:  # protobuf's DecodeError is not exported under one name by all versions
+        raise UserError("this is not an ONNX model", got=str(error)) from None
+    if ARCH_KEY not in properties:
+        raise UserError("the model carries no arch", remedy="only models that hwnas exported do; measure takes any model")
+    return properties[ARCH_KEY]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
@@ -17,7 +18,7 @@ from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.graph import Graph
 from hwnas.lower.weights import init_weights
 
-BN_MOMENTUM = 0.1
+BN_MOMENTUM = 0.1  # of the running statistics, as in torch
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "sigmoid": torch.sigmoid,
@@ -25,55 +26,62 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Mode:
+    """`training`: batch norm uses the batch's statistics, and moves the running ones towards them by `momentum`."""
+
+    training: bool
+    momentum: float = BN_MOMENTUM
+
+
 @singledispatch
-def _apply(prim: prims.Prim, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _apply(prim: prims.Prim, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     raise NotImplementedError(f"{type(prim).__name__} has no torch lowering")
 
 
 @_apply.register
-def _(prim: prims.Conv, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Conv, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     bias = weights("bias") if prim.bias else None
     return F.conv2d(xs[0], weights("weight"), bias, prim.stride, prim.padding, prim.dilation, prim.groups)
 
 
 @_apply.register
-def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     scale, shift = (weights("weight"), weights("bias")) if prim.affine else (None, None)
     # In training the running statistics are updated in place: where they are views, so is what they view.
-    return F.batch_norm(
-        xs[0], weights("running_mean"), weights("running_var"), scale, shift, training, BN_MOMENTUM, prim.eps
-    )
+    statistics = weights("running_mean"), weights("running_var")
+    return F.batch_norm(xs[0], *statistics, scale, shift, mode.training, mode.momentum, prim.eps)
 
 
 @_apply.register
-def _(prim: prims.Activation, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Activation, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return _ACTIVATIONS[prim.kind](xs[0])
 
 
 @_apply.register
-def _(prim: prims.Pool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Pool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     if prim.kind == "max":
         return F.max_pool2d(xs[0], prim.kernel, prim.stride, prim.padding)
     return F.avg_pool2d(xs[0], prim.kernel, prim.stride, prim.padding, count_include_pad=False)
 
 
 @_apply.register
-def _(prim: prims.GlobalPool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.GlobalPool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0].mean((2, 3), keepdim=True)
 
 
 @_apply.register
-def _(prim: prims.Flatten, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Flatten, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0].flatten(1)
 
 
 @_apply.register
-def _(prim: prims.Linear, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Linear, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return F.linear(xs[0], weights("weight"), weights("bias") if prim.bias else None)
 
 
 @_apply.register
-def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     total = xs[0]
     for x in xs[1:]:
         total = total + x
@@ -81,26 +89,26 @@ def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], t
 
 
 @_apply.register
-def _(prim: prims.Scale, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Scale, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0] * xs[1]
 
 
 @_apply.register
-def _(prim: prims.Concat, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Concat, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return torch.cat(list(xs), 1)
 
 
 @_apply.register
-def _(prim: prims.Shift, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Shift, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return F.pad(xs[0], (-1, 1, -1, 1))
 
 
 @_apply.register
-def _(prim: prims.Zero, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def _(prim: prims.Zero, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return torch.zeros_like(xs[0][:, :, :: prim.stride, :: prim.stride])
 
 
-def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tensor], training: bool) -> Tensor:
+def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     """The output of an op's graph for batches `xs` of its inputs. `weights` finds a weight by its name in the op."""
     values = list(xs)
     for step in graph.steps:
@@ -109,7 +117,7 @@ def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tenso
         def find(weight: str, name: str = name) -> Tensor:
             return weights(f"{name}.{weight}")
 
-        values.append(_apply(step.prim, [values[i] for i in step.inputs], find, training))
+        values.append(_apply(step.prim, [values[i] for i in step.inputs], find, mode))
     return values[graph.output]
 
 
@@ -119,6 +127,7 @@ class ArchModule(nn.Module):
     def __init__(self, arch: Arch, weights: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         self.arch = arch
+        self.bn_momentum = BN_MOMENTUM
         self._tensors: dict[str, tuple[nn.Module, str]] = {}
         for name, spec in arch.weights():
             if name not in weights:
@@ -140,6 +149,7 @@ class ArchModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
+        mode = Mode(self.training, self.bn_momentum)
         for node in self.arch.nodes:
 
             def find(weight: str, prefix: str = node.name) -> Tensor:
@@ -148,7 +158,7 @@ class ArchModule(nn.Module):
                 return tensor
 
             graph = self.arch.placed(node).graph
-            values[node.name] = run_graph(graph, [values[i] for i in node.inputs], find, self.training)
+            values[node.name] = run_graph(graph, [values[i] for i in node.inputs], find, mode)
         return values[self.arch.output]
 
     def weights(self) -> dict[str, NDArray[np.float32]]:

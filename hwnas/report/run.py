@@ -1,0 +1,162 @@
+"""The run folder: what a run was asked (`config.json`), what it found (`report.json`), and where everything lies.
+
+    config.json           the question; `--resume` must ask the same
+    supernet.safetensors  checkpoint of the shared weights
+    history.jsonl         every evaluated architecture
+    finalists.jsonl       measurements of the best predicted ones
+    arch.txt  weights.safetensors  model.onnx  report.json      the answer
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hwnas.errors import UserError
+from hwnas.storage import write_file
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """What a run is asked. Two runs of one config find the same winner, up to the noise of measuring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: str
+    space_fingerprint: str
+    data: str
+    size: int | None
+    limit: int | None
+    device: str
+    budget: dict[str, float]
+    strategy: str
+    predictor: str
+    evaluations: int
+    supernet_epochs: int
+    sampling: str
+    epochs: int
+    inherit: bool
+    seed: int
+
+
+class Predicted(BaseModel):
+    """Predicted latency with its interval, and the predictor's leave-one-out error beside the retest error."""
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    predictor: str
+    networks: int
+    mape: float
+    within_10_percent: float
+    spearman: float
+    retest_error: float | None
+
+
+class Measured(BaseModel):
+    """See hwnas.latency.measure.Measurement."""
+
+    latency_ms: float
+    median_ms: float
+    p90_ms: float
+    iqr_ms: float
+    blocks: int
+    runs: int
+    error: float
+    stable: bool
+    steal: float
+
+
+class Quality(BaseModel):
+    """On one split."""
+
+    accuracy: float
+    macro_f1: float
+    loss: float
+
+
+class Attempt(BaseModel):
+    """A finalist: what it was predicted and measured to take, and by what share it exceeds the budget (0 within)."""
+
+    key: str
+    genotype: list[int]
+    search_accuracy: float
+    predicted_ms: float | None
+    measured_ms: float
+    exceeds_by: float
+
+
+class Report(BaseModel):
+    """The answer. `succeeded`: measured within the budget."""
+
+    succeeded: bool
+    config: Config
+    key: str
+    choices: dict[str, str]
+    macs: int
+    params: int
+    peak_bytes: int
+    predicted: Predicted | None
+    measured: Measured
+    fingerprint: dict[str, str]
+    test: Quality
+    validation: Quality
+    trained_epochs: int
+    onnx_max_error: float
+    finalists: list[Attempt]
+    evaluated: int
+    seconds: dict[str, float]
+    versions: dict[str, str]
+
+
+class RunFolder:
+    """Paths of a run, and its config and report."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.supernet = path / "supernet.safetensors"
+        self.history = path / "history.jsonl"
+        self.finalists = path / "finalists.jsonl"
+        self.arch = path / "arch.txt"
+        self.weights = path / "weights.safetensors"
+        self.model = path / "model.onnx"
+        self.report = path / "report.json"
+
+    def start(self, config: Config, resume: bool) -> None:
+        """Claims the folder for a config. UserError if it belongs to another run, or exists and is not to be resumed."""
+        if self.config.exists():
+            if not resume:
+                raise UserError("the run folder already exists", got=str(self.path), remedy="add --resume, or choose another --out")
+            before = self.read_config()
+            for name in Config.model_fields:
+                if getattr(before, name) != getattr(config, name):
+                    raise UserError(
+                        f"the run in {self.path} was started with another {name.replace('_', ' ')}: {getattr(before, name)}",
+                        got=str(getattr(config, name)), remedy="resume with the same arguments, or choose another --out",
+                    )  # fmt: skip
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError("the run folder exists and holds no run", got=str(self.path), remedy="choose another --out")
+        write_file(self.config, config.model_dump_json(indent=2) + "\n")
+
+    def read_config(self) -> Config:
+        return _read(self.config, Config)
+
+    def read_report(self) -> Report:
+        """UserError if the folder holds no finished run."""
+        if not self.report.is_file():
+            state = "an unfinished run" if self.config.is_file() else "no run"
+            raise UserError("a finished run is needed", got=f"{state} in {self.path}", remedy="finish it with hwnas search --resume")
+        return _read(self.report, Report)
+
+
+def _read(path: Path, model: type[Model]) -> Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path} cannot be read", got=reason, remedy="search again into another folder") from None

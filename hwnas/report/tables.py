@@ -1,0 +1,92 @@
+"""Tables for people, with rich."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from hwnas.ir.arch import Arch
+from hwnas.ir.op import PlacedOp
+from hwnas.latency.measure import Measurement
+from hwnas.lower.cost import op_macs_params
+from hwnas.report.run import Report
+from hwnas.search.budget import describe
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """The first column to the left, numbers to the right."""
+    result = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def profile_table(title: str, ops: Mapping[PlacedOp, Measurement]) -> Table:
+    """Per op kind: how many, the latency of the median one, the range, spread between blocks, and the share of the total."""
+    kinds: dict[str, list[Measurement]] = defaultdict(list)
+    for placed, measurement in ops.items():
+        kinds[placed.op.name()].append(measurement)
+    total = sum(m.latency_ms for m in ops.values())
+    rows = []
+    for kind, found in sorted(kinds.items(), key=lambda item: -sum(m.latency_ms for m in item[1])):
+        times = sorted(m.latency_ms for m in found)
+        spread = sorted(m.iqr_ms / m.median_ms for m in found)[len(found) // 2]
+        stable = sum(m.stable for m in found) / len(found)
+        rows.append(
+            (
+                kind, str(len(found)), f"{1e3 * times[len(times) // 2]:.1f}", f"{1e3 * times[0]:.1f} to {1e3 * times[-1]:.1f}",
+                f"{spread:.0%}", f"{sum(times) / total:.0%}", f"{stable:.0%}",
+            )
+        )  # fmt: skip
+    return table(title, ("op", "count", "median us", "range us", "spread", "share", "stable"), rows)
+
+
+def measurement_table(measurements: Mapping[str, Measurement]) -> Table:
+    rows = [
+        (
+            name, f"{m.latency_ms:.4f}", f"{m.median_ms:.4f}", f"{m.p90_ms:.4f}", f"{m.iqr_ms:.4f}", str(m.blocks),
+            "yes" if m.stable else "no",
+        )
+        for name, m in measurements.items()
+    ]  # fmt: skip
+    return table("Latency in ms", ("model", "quiet", "median", "p90", "IQR", "blocks", "stable"), rows)
+
+
+def arch_table(title: str, arch: Arch) -> Table:
+    """Node by node: op, output, multiply-accumulates and parameters."""
+    rows = []
+    for node in arch.nodes:
+        macs, params = op_macs_params(arch.placed(node))
+        rows.append((node.name, str(node.op), ",".join(map(str, arch.specs[node.name].dims)), f"{macs:,}", f"{params:,}"))
+    return table(title, ("node", "op", "output", "MACs", "params"), rows)
+
+
+def report_lines(report: Report) -> list[str]:
+    """The answer in a few lines."""
+    limits = ", ".join(describe(k, v) for k, v in report.config.budget.items())
+    found = report.measured
+    lines = [
+        f"budget    {limits} on {report.config.device}: {'kept' if report.succeeded else 'MISSED'}",
+        f"latency   {found.latency_ms:.4f} ms measured when quiet (median {found.median_ms:.4f}, p90 {found.p90_ms:.4f})",
+    ]
+    if report.predicted:
+        p = report.predicted
+        retest = "" if p.retest_error is None else f", retest error {p.retest_error:.1%}"
+        lines.append(
+            f"predicted {p.latency_ms:.4f} ms ({p.low_ms:.4f} to {p.high_ms:.4f}); held-out error {p.mape:.1%}"
+            f" over {p.networks} networks{retest}"
+        )
+    lines += [
+        f"accuracy  {report.test.accuracy:.2%} on the test split, macro F1 {report.test.macro_f1:.4f}",
+        f"cost      {describe('macs', report.macs)}, {describe('params', report.params)}, peak {describe('peak_bytes', report.peak_bytes)}",
+        f"searched  {report.evaluated} architectures; ONNX against torch {report.onnx_max_error:.1e};"
+        f" {sum(report.seconds.values()):.0f} s in all",
+    ]
+    if not report.succeeded:
+        tried = [f"{a.key} {a.measured_ms:.4f} ms, {a.exceeds_by:.1%} over" for a in report.finalists if a.exceeds_by > 0]
+        lines.append("tried     " + "; ".join(tried))
+    return lines

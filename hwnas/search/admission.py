@@ -1,0 +1,74 @@
+"""Admission: which genotypes a budget admits, by prediction, and how to find some when they are rare.
+
+Strategies see genotypes and numbers: the number is by what share a genotype exceeds the budget.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from hwnas.space import Genotype, Space
+
+Violation = Callable[[Genotype], float]
+
+_TRIES = 200  # neighbours tried from one start
+
+
+def descend(space: Space, start: Genotype, value: Callable[[Genotype], float], rng: random.Random, goal: float) -> Genotype:
+    """Walks from `start` over neighbours of lower or equal value until the goal is met or no try has helped for long."""
+    best, best_value, since = start, value(start), 0
+    while best_value > goal and since < _TRIES:
+        neighbour = space.mutate(best, rng)
+        neighbour_value = value(neighbour)
+        since = 0 if neighbour_value < best_value else since + 1
+        if neighbour_value <= best_value:
+            best, best_value = neighbour, neighbour_value
+    return best
+
+
+def smallest(space: Space, value: Callable[[Genotype], float], seed: int = 0, starts: int = 4) -> Genotype:
+    """The genotype of the lowest value that coordinate descent finds from several starts."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(starts):
+        current = descend(space, space.sample(rng), value, rng, float("-inf"))
+        improved = True
+        while improved and not space.keeps:  # finish exactly; moves within a keep are left to the walk above
+            improved = False
+            for i, choice in enumerate(space.choices):
+                options = [(*current[:i], o, *current[i + 1 :]) for o in range(len(choice.options))]
+                best = min(options, key=value)
+                if value(best) < value(current):
+                    current, improved = best, True
+        found.append(current)
+    return min(found, key=value)
+
+
+class Admission:
+    """Samples and mutations that the budget admits. `fallback` is a genotype known to be admitted."""
+
+    def __init__(self, space: Space, violation: Violation, fallback: Genotype) -> None:
+        self.space = space
+        self.violation = violation
+        self.fallback = fallback
+
+    def sample(self, rng: random.Random) -> Genotype:
+        """A random genotype within the budget: drawn uniformly where that succeeds soon, else walked down from a random one."""
+        for _ in range(20):
+            genotype = self.space.sample(rng)
+            if self.violation(genotype) == 0:
+                return genotype
+        for _ in range(5):
+            genotype = descend(self.space, self.space.sample(rng), self.violation, rng, 0.0)
+            if self.violation(genotype) == 0:
+                return genotype
+        return self.fallback
+
+    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """A neighbour within the budget; after many tries in vain, a fresh sample."""
+        for _ in range(_TRIES):
+            neighbour = self.space.mutate(genotype, rng)
+            if neighbour != genotype and self.violation(neighbour) == 0:
+                return neighbour
+        return self.sample(rng)

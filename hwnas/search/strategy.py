@@ -1,0 +1,58 @@
+"""Strategy: ask for a genotype, tell what it was worth. Deterministic in its seed and in what it was told."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from hwnas.errors import UserError
+from hwnas.plugins import load, parse_call
+from hwnas.search.admission import Admission
+from hwnas.space import Genotype
+
+
+@dataclass(frozen=True)
+class Score:
+    """`accuracy` on the validation split, 0 to 1; `loss` there, which ranks architectures of one accuracy."""
+
+    accuracy: float
+    loss: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better."""
+        return self.accuracy, -self.loss
+
+
+class Strategy(ABC):
+    """Proposes genotypes that `admission` admits. A file in `search/strategies` holds one subclass, `Strategy`.
+
+    Replaying the same tells after the same asks must give the same asks: resuming a search relies on it.
+    """
+
+    def __init__(self, admission: Admission, seed: int) -> None:
+        self.admission = admission
+        self.rng = random.Random(seed)
+
+    @abstractmethod
+    def ask(self) -> Genotype:
+        """The next genotype to evaluate."""
+
+    @abstractmethod
+    def tell(self, genotype: Genotype, score: Score) -> None:
+        """What the genotype of the last ask was worth."""
+
+
+def make_strategy(text: str, admission: Admission, seed: int) -> Strategy:
+    """The strategy that `name` or `name(argument=value, ...)` names."""
+    name, arguments = parse_call(text, "strategy")
+    make = load("hwnas.search.strategies", name, "strategy").Strategy
+    try:
+        strategy = make(admission, seed, **arguments)
+    except TypeError as error:
+        raise UserError(f"strategy {name} cannot be built: {error}", got=text) from None
+    if not isinstance(strategy, Strategy):
+        raise UserError("a strategy's module defines Strategy, a subclass of hwnas.search.strategy.Strategy", got=name)
+    return strategy
