@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -37,9 +38,9 @@ def read_archive(path: Path, size: int | None) -> Source:
 
 def _load(path: Path) -> dict[str, Array]:
     try:
-        opened = np.load(path, allow_pickle=False)
+        opened = np.load(path, allow_pickle=False) if is_zipfile(path) else None
         if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError("a single array, no archive")
+            raise ValueError("no archive, or a truncated one")
         with opened as archive:
             return {key: archive[key] for key in KEYS if key in archive.files}
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib and numpy's header parser do

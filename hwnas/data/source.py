@@ -47,12 +47,12 @@ def checked_labels(stored: Array, count: int, where: str, classes: int | None = 
         raise _empty(where)
     if stored.ndim == 2 and stored.shape[1] == 1:
         stored = stored[:, 0]
+    if stored.ndim == 1 and len(stored) != count:
+        remedy = "every image needs exactly one label"
+        raise UserError(f"{where} must be labelled", got=f"{count} images and {len(stored)} labels", remedy=remedy)
     if stored.ndim != 1 or stored.dtype.kind not in "ui":
         got = f"{stored.dtype} of shape {list(stored.shape)}"
         raise UserError(f"the labels of {where} must be whole numbers, one an image", got=got)
-    if len(stored) != count:
-        remedy = "every image needs exactly one label"
-        raise UserError(f"{where} must be labelled", got=f"{count} images and {len(stored)} labels", remedy=remedy)
     # Without names, a label that is no smaller than the number of images leaves some class without any.
     bound = count if classes is None else classes
     outside = (stored < 0) | (stored >= bound)

@@ -29,7 +29,7 @@ SPACES: dict[str, list[dict[str, Any]]] = {
     "chain": [
         {"input": (1, 12, 12), "classes": 5, "layers": 3, "widths": (4, 6)},
         {"input": (3, 4, 4), "classes": 3, "kind": "dense", "layers": 3, "widths": (5, 8)},
-        {"input": (6,), "classes": 2, "kind": "dense", "layers": 1, "widths": (4,), "activations": ("gelu",)},
+        {"input": (6,), "classes": 2, "kind": "dense", "layers": 1, "widths": (4, 5), "activations": ("gelu",)},
     ],
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from hwnas.latency.device import Device
 from hwnas.latency.session import Session
 from hwnas.lower.cost import op_macs_params
 from hwnas.lower.onnx import to_onnx
-from hwnas.lower.torch import run_graph, to_torch
+from hwnas.lower.torch import Mode, run_graph, to_torch
 from hwnas.ops import op_class, read_arch
 from hwnas.plugins import known
 
@@ -78,7 +78,7 @@ def test_every_value_has_the_shape_that_torch_computes(placed_list):
         assert len(weights) == len(list(graph.weights()))  # names are distinct
         xs = [torch.randn(2, *spec.dims, generator=generator) for spec in placed.inputs]
         for output, spec in enumerate(graph.specs):
-            value = run_graph(dataclasses.replace(graph, output=output), xs, weights.__getitem__, False)
+            value = run_graph(dataclasses.replace(graph, output=output), xs, weights.__getitem__, Mode(training=False))
             assert tuple(value.shape) == (2, *spec.dims)
             assert value.dtype == torch.float32
         assert placed.output == graph.specs[graph.output]
@@ -110,7 +110,7 @@ def test_gradients_reach_every_parameter(placed_list):
         trained = {n: w for n, w in weights.items() if w.requires_grad}
         if not trained:
             continue
-        y = run_graph(graph, xs, weights.__getitem__, False)
+        y = run_graph(graph, xs, weights.__getitem__, Mode(training=False))
         grads = torch.autograd.grad((y**2).sum(), list(trained.values()), allow_unused=True)
         assert all(g is not None for g in grads)
 
