@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 
@@ -33,4 +33,11 @@ class CMakeBuild(build_ext):
         shutil.copy2(build / target.name, target)
 
 
-setup(ext_modules=[Extension("hwnas._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+# The device descriptions are data at the top of the repository and travel inside the package.
+setup(
+    ext_modules=[Extension("hwnas._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    packages=[*find_packages(include=["hwnas*"]), "hwnas.latency_models"],
+    package_dir={"hwnas.latency_models": "latency_models"},
+    package_data={"hwnas": ["_native.pyi"], "hwnas.latency_models": ["*/device.toml"]},
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -65,7 +66,9 @@ def bracket(latencies: dict[float, float], target: float) -> list[float]:
     """Three multipliers whose latencies bracket the target: the nearest below, the nearest above, and the next nearest."""
     below = [m for m in latencies if latencies[m] <= target]
     above = [m for m in latencies if latencies[m] > target]
-    chosen = ([max(below, key=latencies.__getitem__)] if below else []) + ([min(above, key=latencies.__getitem__)] if above else [])
+    chosen = ([max(below, key=latencies.__getitem__)] if below else []) + (
+        [min(above, key=latencies.__getitem__)] if above else []
+    )
     rest = sorted((m for m in latencies if m not in chosen), key=lambda m: abs(latencies[m] - target))
     return sorted(chosen + rest[: 3 - len(chosen)])
 
@@ -75,7 +78,7 @@ def line_at(points: list[tuple[float, float]], latency: float) -> float:
     points = sorted(points)
     if latency <= points[0][0]:
         return points[0][1]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if latency <= x1:
             return y0 + (y1 - y0) * (latency - x0) / (x1 - x0)
     return points[-1][1]

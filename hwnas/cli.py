@@ -45,11 +45,12 @@ def devices(as_json: AsJson = False) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     here = {"processor": processor(), "cores": cores, "instruction_sets": instruction_sets(), "providers": available}
     if as_json:
-        rows = [{**d.model_dump(), "available": d.provider in available} for d in found]
-        _print_json({**here, "devices": rows})
+        _print_json({**here, "devices": [{**d.model_dump(), "available": d.provider in available} for d in found]})
         return
     for name, value in here.items():
-        out_console.print(f"{name.replace('_', ' '):<17} {', '.join(value) if isinstance(value, list) else value}", highlight=False)
+        out_console.print(
+            f"{name.replace('_', ' '):<17} {', '.join(value) if isinstance(value, list) else value}", highlight=False
+        )
     rows = [(d.name, d.provider, str(d.threads), "yes" if d.provider in available else "no", d.description) for d in found]
     out_console.print(table("Devices", ("name", "provider", "threads", "available", "description"), rows))
 
@@ -78,14 +79,14 @@ def profile(
     where = make_space(space, classes=classes, **({"input": _dims(input)} if input else {}))
     found = Profile.open((out or FOLDER / target.name) / "profile.jsonl", target)
     with watch(err_console) as tell:
-        profile_space(found, where, networks=networks, progress=lambda *told: tell(*told, ""))
+        profile_space(found, where, networks=networks, progress=lambda phase, done, total: tell(phase, done, total, ""))
     table_of_ops = found.ops()
     ops = {placed: table_of_ops[placed] for placed in placed_ops(where)}
     retest = retest_error(found, where)
     errors = {name: make_predictor(name, found, where).error(retest) for name in known("hwnas.latency.predictors")}
     if as_json:
-        rows = [{"op": str(p), **m.to_json()} for p, m in ops.items()]
-        _print_json({"profile": str(found.path), "ops": rows, "predictors": {n: vars(e) for n, e in errors.items()}})
+        measured = [{"op": str(p), **m.to_json()} for p, m in ops.items()]
+        _print_json({"profile": str(found.path), "ops": measured, "predictors": {n: vars(e) for n, e in errors.items()}})
         return
     out_console.print(profile_table(f"{where.name} on {target.name}: {len(ops)} placed ops", ops))
     rows = [(n, f"{e.mape:.1%}", f"{e.within_10_percent:.0%}", f"{e.spearman:.3f}") for n, e in errors.items()]
@@ -97,7 +98,9 @@ def profile(
 @app.command()
 def search(
     space: SpaceText,
-    data: Annotated[str, typer.Option(help="digits, or the path of an npz, of CIFAR batches, or of a folder of images by class.")],
+    data: Annotated[
+        str, typer.Option(help="digits, or the path of an npz, of CIFAR batches, or of a folder of images by class.")
+    ],
     budget: Annotated[list[str], typer.Option(help="Limit such as 2ms, 30MMACs, 1Mparams, 512KB; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     device: DeviceName = "cpu",
@@ -220,7 +223,9 @@ def show(
     arch = simplify(read_arch(text))
     found = cost(arch)
     if as_json:
-        _print_json({"key": arch.key, "arch": print_arch(arch), **asdict(found), "report": report.model_dump() if report else None})
+        _print_json(
+            {"key": arch.key, "arch": print_arch(arch), **asdict(found), "report": report.model_dump() if report else None}
+        )
         return
     out_console.print(arch_table(f"{what}: {arch.key}", arch))
     out_console.print(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
@@ -130,7 +131,7 @@ class _Run:
         if LATENCY in self.budget.limits:
             with self._phase("profile"):
                 self.profile = Profile.open(self.profile_path, self.device)
-                profile_space(self.profile, self.space, progress=lambda *told: self.watch(*told, ""))
+                profile_space(self.profile, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
                 self.predictor = make_predictor(self.config.predictor, self.profile, self.space)
         admission = self._admission()
         strategy = make_strategy(self.config.strategy, admission, self.config.seed)
@@ -257,8 +258,8 @@ class _Run:
         with self._phase("training"):
             network = to_torch(arch, derive(supernet, genotype) if self.config.inherit else None, self.config.seed)
             trained = train_network(
-                network, self.dataset.search, self.dataset.augmentation, Recipe(epochs=self.config.epochs), seed=self.config.seed,
-                progress=lambda d, t, loss: self.watch("training", d, t, f"loss {loss:.3f}"),
+                network, self.dataset.search, self.dataset.augmentation, Recipe(epochs=self.config.epochs),
+                seed=self.config.seed, progress=lambda d, t, loss: self.watch("training", d, t, f"loss {loss:.3f}"),
             )  # fmt: skip
             test = evaluate(network, self.dataset.test.split)
         predicted = self._predicted(arch)
@@ -291,7 +292,7 @@ class _Run:
         return Predicted(**asdict(self.predictor.predict([arch])[0]), predictor=self.config.predictor, **error)
 
 
-def verify(model: bytes, network: ArchModule, images: np.ndarray) -> float:  # type: ignore[type-arg]
+def verify(model: bytes, network: ArchModule, images: NDArray[np.float32]) -> float:
     """The largest difference between ONNX Runtime on the processor and torch, relative to the largest logit.
 
     Raises RuntimeError over 1e-4: the exported model is then not the trained network.
@@ -299,7 +300,7 @@ def verify(model: bytes, network: ArchModule, images: np.ndarray) -> float:  # t
     network.eval()
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
-    found = Session(model, Device(name="verify")).predict(images)
+    found = Session(model, Device(name="verify", threads=1)).predict(images)
     difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
     if not difference <= ONNX_TOLERANCE:
         raise RuntimeError(f"the exported model differs from the trained network by {difference:.2e} of its largest logit")

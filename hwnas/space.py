@@ -71,7 +71,9 @@ class Space:
             if unknown:
                 raise UserError(f"slot {slot.name} needs choices of its space", got=unknown[0])
             if len(slot.options) != prod(self._sizes(slot)):
-                raise UserError(f"slot {slot.name} needs an op for each of {prod(self._sizes(slot))} combinations", got=len(slot.options))
+                raise UserError(
+                    f"slot {slot.name} needs an op for each of {prod(self._sizes(slot))} combinations", got=len(slot.options)
+                )
         for keep in self.keeps:
             if any(c not in self._index for c in keep.choices) or not 0 <= keep.count <= len(keep.choices):
                 raise UserError(f"space {self.name}: a keep needs choices of its space and a count that they allow", got=keep)

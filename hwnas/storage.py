@@ -56,7 +56,9 @@ class Journal:
         """The journal as it is. UserError if it is missing, torn or not made of JSON objects."""
         header, rows, torn = _parse(path)
         if torn is not None:
-            raise UserError(f"{path} is truncated in line {len(rows) + 2}", got=torn, remedy="run the command that wrote it again")
+            raise UserError(
+                f"{path} is truncated in line {len(rows) + 2}", got=torn, remedy="run the command that wrote it again"
+            )
         return cls(path, header, rows)
 
     @classmethod
@@ -93,7 +95,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str | None
         except json.JSONDecodeError:
             row = None
         if not isinstance(row, dict):
-            raise UserError(f"line {number} of {path} is not a JSON object", got=line[:60], remedy="delete the file and write it again")
+            raise UserError(
+                f"line {number} of {path} is not a JSON object", got=line[:60], remedy="delete the file and write it again"
+            )
         parsed.append(row)
     if not parsed:
         raise UserError(f"{path} has no header", got=tail[:60] or "an empty file", remedy="delete the file and write it again")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from hwnas.ir.arch import INPUT, Arch, Node
@@ -23,6 +24,8 @@ from hwnas.ops.sum import Sum
 from hwnas.ops.zero import Zero
 
 ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)  # the networks here are too small for more, and the machine is shared
 
 # The same examples on every machine, and no clock: the tests run on shared cores.
 settings.register_profile(

@@ -188,9 +188,10 @@ def test_unknown_spaces_and_arguments_are_refused_in_one_line(text):
         "mobilenet(kernels=(-1,))", "mobilenet(expansions=(0,))", "darts(classes=0)",
     ],
 )  # fmt: skip
-def test_values_that_no_network_has_are_refused_when_the_space_is_made(text):
+def test_values_that_no_network_has_are_refused(text):
+    """When the space is made, or at the latest when its first network is."""
     with pytest.raises(UserError):
-        make_space(text)
+        make_space(text).decode(make_space(text).sample(random.Random(0)))
 
 
 def test_arguments_in_the_text_win_over_defaults():

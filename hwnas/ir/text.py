@@ -76,5 +76,5 @@ def _parse_line(line: str) -> tuple[str | None, str, list[object], dict[str, obj
     call = statement.value
     if not isinstance(call, ast.Call) or any(k.arg is None for k in call.keywords):
         raise ValueError("not a line of an arch")
-    names = [a.value if isinstance(a, ast.Constant) else dotted(a) for a in call.args]
+    names: list[object] = [a.value if isinstance(a, ast.Constant) else dotted(a) for a in call.args]
     return target, dotted(call.func), names, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}

@@ -146,8 +146,8 @@ def measure(
     """Measures models (serialized ONNX) against each other on a device.
 
     Rounds go on until every model has settled and the canary is quiet, at least `min_rounds` and at most about `seconds` after
-    warming up. `canary_ms`: the canary's best known latency here, from a profile; without one, its best in this call. `progress`
-    is told the share of `seconds` that has passed.
+    warming up. `canary_ms`: the canary's best known latency here, from a profile; without one, its best in this call.
+    `progress` is told the share of `seconds` that has passed.
     """
     with _undisturbed(device):
         canary = _Candidate(canary_model(), device, clock)
@@ -164,7 +164,7 @@ def measure(
             passed = clock() - start
             progress(min(1.0, passed / seconds))
             known = min(canary_ms or math.inf, min(canary.blocks))
-            quiet = sorted(canary.blocks)[: LOWEST][-1] <= (1 + CANARY_TOLERANCE) * known and rounds >= LOWEST
+            quiet = sorted(canary.blocks)[:LOWEST][-1] <= (1 + CANARY_TOLERANCE) * known and rounds >= LOWEST
             if passed >= seconds or (rounds >= min_rounds and quiet and all(c.settled() for c in candidates)):
                 break
         steal = _steal(ticks, _cpu_ticks())

@@ -28,7 +28,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictorError:
-    """Leave-one-out error on whole networks. `retest`: mean relative difference between two measurements of the same networks."""
+    """Leave-one-out error on whole networks. `retest`: mean relative difference between two measurements of one network."""
 
     networks: int
     mape: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -73,9 +74,7 @@ class Session:
         if device.provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = ort.InferenceSession(
-                model, options, providers=[(device.provider, dict(device.provider_options))]
-            )
+            self._session = ort.InferenceSession(model, options, providers=[(device.provider, dict(device.provider_options))])
         except _UNREADABLE as error:
             raise UserError("this is not a model that ONNX Runtime can read", got=_reason(error)) from None
         except (ort_errors.NotImplemented, ort_errors.Fail, ort_errors.RuntimeException) as error:
@@ -95,7 +94,7 @@ class Session:
                     "only the first dimension of an input may be symbolic, and its elements must be numbers",
                     got=f"{value.name}: {value.type} {value.shape}", remedy="fix the other dimensions before measuring",
                 )  # fmt: skip
-            array = rng.standard_normal([d for d in shape if d is not None]).astype(_ELEMENTS[value.type])
+            array: NDArray[Any] = rng.standard_normal([d for d in shape if d is not None]).astype(_ELEMENTS[value.type])
             self._binding.bind_cpu_input(value.name, np.ascontiguousarray(array))
         for value in self._session.get_outputs():
             self._binding.bind_output(value.name, "cpu")

@@ -73,10 +73,8 @@ def _peak_bytes(arch: Arch) -> int:
     for i, inputs in enumerate(reads):
         freed = sum(sizes[v] for v in set(inputs) if last[v] == i)
         written = i + 1  # prim i writes value i + 1
-        if in_place[i] and freed:
-            peak = max(peak, live)
-        else:
-            peak = max(peak, live + sizes[written])
+        beside = 0 if in_place[i] and freed else sizes[written]
+        peak = max(peak, live + beside)
         live += sizes[written] - freed
         if written not in last:  # nobody reads it
             live -= sizes[written]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,9 +38,9 @@ class _Writer:
     weights: Mapping[str, NDArray[np.float32]]
     prefix: str = ""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    initializers: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def node(self, op: str, inputs: Sequence[str], **attributes: object) -> str:
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         output = f"{self.prefix}/{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
@@ -51,9 +52,9 @@ class _Writer:
         self.initializers[full] = np.ascontiguousarray(self.weights[full], np.float32)
         return full
 
-    def constant(self, value: NDArray[np.generic]) -> str:
+    def constant(self, value: NDArray[Any] | np.float32) -> str:
         name = f"{self.prefix}/constant{len(self.initializers)}"
-        self.initializers[name] = value
+        self.initializers[name] = np.asarray(value)
         return name
 
     @singledispatchmethod
@@ -166,7 +167,7 @@ def to_onnx(
             "hwnas",
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [dim, *simple.input.dims])],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [dim, *simple.specs[simple.output].dims])],
-            [numpy_helper.from_array(np.asarray(a), n) for n, a in writer.initializers.items()],
+            [numpy_helper.from_array(a, n) for n, a in writer.initializers.items()],
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -196,4 +197,4 @@ def arch_text(model: bytes) -> str:
         raise UserError("this is not an ONNX model", got=str(error)) from None
     if ARCH_KEY not in properties:
         raise UserError("the model carries no arch", remedy="only models that hwnas exported do; measure takes any model")
-    return properties[ARCH_KEY]
+    return str(properties[ARCH_KEY])

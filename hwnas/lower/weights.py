@@ -14,7 +14,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def init_weights(arch: Arch, seed: int = 0) -> Weights:
-    """Kaiming-normal weights (He et al. 2015), zero biases, unit batch norms. A weight depends on its name and the seed only."""
+    """Kaiming-normal weights (He et al. 2015), zero biases, unit batch norms. A weight depends on its name and seed only."""
     return {name: init_weight(name, spec, seed) for name, spec in arch.weights()}
 
 

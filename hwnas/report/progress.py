@@ -30,7 +30,14 @@ def watch(console: Console) -> Iterator[Watch]:
     if not console.is_terminal:
         yield silent
         return
-    columns = ("{task.description:<22}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), "{task.fields[note]}")
+    columns = (
+        "{task.description:<22}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        "{task.fields[note]}",
+    )
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 

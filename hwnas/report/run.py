@@ -1,10 +1,10 @@
 """The run folder: what a run was asked (`config.json`), what it found (`report.json`), and where everything lies.
 
-    config.json           the question; `--resume` must ask the same
-    supernet.safetensors  checkpoint of the shared weights
-    history.jsonl         every evaluated architecture
-    finalists.jsonl       measurements of the best predicted ones
-    arch.txt  weights.safetensors  model.onnx  report.json      the answer
+config.json           the question; `--resume` must ask the same
+supernet.safetensors  checkpoint of the shared weights
+history.jsonl         every evaluated architecture
+finalists.jsonl       measurements of the best predicted ones
+arch.txt  weights.safetensors  model.onnx  report.json      the answer
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class RunFolder:
         """Claims the folder for a config. UserError if it belongs to another run, or exists and is not to be resumed."""
         if self.config.exists():
             if not resume:
-                raise UserError("the run folder already exists", got=str(self.path), remedy="add --resume, or choose another --out")
+                raise UserError(
+                    "the run folder already exists", got=str(self.path), remedy="add --resume, or choose another --out"
+                )
             before = self.read_config()
             for name in Config.model_fields:
                 if getattr(before, name) != getattr(config, name):
@@ -150,7 +152,9 @@ class RunFolder:
         """UserError if the folder holds no finished run."""
         if not self.report.is_file():
             state = "an unfinished run" if self.config.is_file() else "no run"
-            raise UserError("a finished run is needed", got=f"{state} in {self.path}", remedy="finish it with hwnas search --resume")
+            raise UserError(
+                "a finished run is needed", got=f"{state} in {self.path}", remedy="finish it with hwnas search --resume"
+            )
         return _read(self.report, Report)
 
 

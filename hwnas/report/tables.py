@@ -82,7 +82,8 @@ def report_lines(report: Report) -> list[str]:
         )
     lines += [
         f"accuracy  {report.test.accuracy:.2%} on the test split, macro F1 {report.test.macro_f1:.4f}",
-        f"cost      {describe('macs', report.macs)}, {describe('params', report.params)}, peak {describe('peak_bytes', report.peak_bytes)}",
+        f"cost      {describe('macs', report.macs)}, {describe('params', report.params)},"
+        f" peak {describe('peak_bytes', report.peak_bytes)}",
         f"searched  {report.evaluated} architectures; ONNX against torch {report.onnx_max_error:.1e};"
         f" {sum(report.seconds.values()):.0f} s in all",
     ]

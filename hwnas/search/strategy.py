@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 from hwnas.errors import UserError
 from hwnas.plugins import load, parse_call

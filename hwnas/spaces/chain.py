@@ -53,7 +53,11 @@ def space(
     for layer in range(layers):
         name = f"layer{layer}"
         options = types if layer == 0 else ("skip", *types)
-        parts = [Choice(f"{name}.type", options), Choice(f"{name}.width", tuple(map(str, widths))), Choice(f"{name}.act", activations)]
+        parts = [
+            Choice(f"{name}.type", options),
+            Choice(f"{name}.width", tuple(map(str, widths))),
+            Choice(f"{name}.act", activations),
+        ]
         choices += parts
         ops = tuple(op(t, w, a) for t, w, a in product(options, widths, activations))
         nodes.append(Slot(name, tuple(c.name for c in parts), ops, (last,)))

@@ -59,12 +59,15 @@ def space(
     A depth above the stage's number of layers is taken as that number. `first` is the width of the one fixed bottleneck.
     """
     if not stages or any(len(s) != 3 for s in stages) or not kernels or not expansions or not depths or not widths:
-        raise UserError("the mobilenet space needs stages of (channels, layers, stride) and at least one option a choice", got=stages)
+        raise UserError(
+            "the mobilenet space needs stages of (channels, layers, stride) and at least one option a choice", got=stages
+        )
     if any(k % 2 == 0 for k in kernels):
         raise UserError("kernels are odd", got=kernels)
     stem_stride, *stage_strides = strides_for(min(input[1:]), (2, *(s for _, _, s in stages)))
     settings = [
-        (f"k{k}e{e}" + ("se" if s else ""), k, e, s) for k, e, s in product(kernels, expansions, (False, True) if se else (False,))
+        (f"k{k}e{e}" + ("se" if s else ""), k, e, s)
+        for k, e, s in product(kernels, expansions, (False, True) if se else (False,))
     ]
     choices: list[Choice] = []
     nodes: list[Node | Slot] = [

@@ -21,7 +21,7 @@ def save_checkpoint(path: Path, module: nn.Module, optimizer: SGD, epoch: int) -
     """After `epoch` whole epochs."""
     contents = {f"module.{name}": value for name, value in module.state_dict().items()}
     contents["epoch"] = torch.tensor(epoch)
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     for parameter, state in optimizer.state.items():
         if state.get(_MOMENTUM) is not None:
             contents[f"optimizer.{names[parameter]}"] = state[_MOMENTUM]

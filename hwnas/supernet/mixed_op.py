@@ -22,6 +22,8 @@ def mixed_op(options: Sequence[tuple[Op, Tensor | None]], run: Callable[[Op], Te
     outputs = [run(op) for op, _ in terms]
     if any(y.shape != outputs[0].shape for y in outputs):
         shapes = ", ".join(sorted({str(tuple(y.shape[1:])) for y in outputs}))
-        raise UserError("options that are mixed need outputs of one shape", got=shapes, remedy="give the choice of shapes a number")
+        raise UserError(
+            "options that are mixed need outputs of one shape", got=shapes, remedy="give the choice of shapes a number"
+        )
     weights = torch.stack([torch.ones_like(outputs[0][0, 0, 0, 0]) if w is None else w for _, w in terms])
     return weighted_sum(outputs, weights)

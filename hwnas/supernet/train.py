@@ -101,8 +101,8 @@ def train_supernet(
 
     supernet.train()
     optimizer = _optimizer(supernet, recipe)
-    epoch = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint and checkpoint.exists() else 0
-    for epoch in range(epoch, recipe.epochs):
+    start = load_checkpoint(checkpoint, supernet, optimizer) if checkpoint and checkpoint.exists() else 0
+    for epoch in range(start, recipe.epochs):
         loss = _epoch(supernet, optimizer, data, augmentation, recipe, seed, epoch, step)
         if checkpoint:
             save_checkpoint(checkpoint, supernet, optimizer, epoch + 1)
@@ -189,7 +189,7 @@ def _epoch(
 
 def _shuffled(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
     """Batches of a permutation; a last batch under two samples is dropped, since batch norm has no variance of one."""
-    for index in torch.randperm(count, generator=rng).split(size):
+    for index in torch.randperm(count, generator=rng).split(size):  # type: ignore[no-untyped-call]
         if len(index) > 1:
             yield index
 

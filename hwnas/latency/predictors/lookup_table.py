@@ -22,8 +22,8 @@ class Predictor(LatencyPredictor):
         empty = profile.rows("empty")
         if missing or not empty:
             raise UserError(
-                f"the profile {profile.path} lacks {len(missing)} ops of this space", got=str(missing[0]) if missing else "no empty run",
-                remedy="run hwnas profile with this space to complete it",
+                f"the profile {profile.path} lacks {len(missing)} ops of this space",
+                got=str(missing[0]) if missing else "no empty run", remedy="run hwnas profile with this space to complete it",
             )  # fmt: skip
         self._call_ms = empty[0].measurement.latency_ms
         self._table = {op: max(0.0, m.latency_ms - self._call_ms) for op, m in profile.ops().items()}

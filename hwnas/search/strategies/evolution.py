@@ -13,9 +13,7 @@ from hwnas.space import Genotype
 class Strategy(strategy.Strategy):
     """`population` P and tournament `sample` S of the paper; `crossover` is the chance of a second parent (0 in the paper)."""
 
-    def __init__(
-        self, admission: Admission, seed: int, population: int = 32, sample: int = 8, crossover: float = 0.25
-    ) -> None:
+    def __init__(self, admission: Admission, seed: int, population: int = 32, sample: int = 8, crossover: float = 0.25) -> None:
         super().__init__(admission, seed)
         if not 1 <= sample <= population or not 0 <= crossover <= 1:
             raise UserError(
