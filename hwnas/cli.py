@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Hardware-aware architecture search: a space, a device and a budget in; a trained, measured ONNX model out.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 out_console, err_console = Console(), Console(stderr=True)
 
 SpaceText = Annotated[str, typer.Option("--space", help="Search space: name, or name(argument=value, ...).")]
@@ -79,7 +80,9 @@ def profile(
     where = make_space(space, classes=classes, **({"input": _dims(input)} if input else {}))
     found = Profile.open((out or FOLDER / target.name) / "profile.jsonl", target)
     with watch(err_console) as tell:
-        profile_space(found, where, networks=networks, progress=lambda phase, done, total: tell(phase, done, total, ""))
+        profile_space(
+            found, where, networks=networks, improve=True, progress=lambda phase, done, total: tell(phase, done, total, "")
+        )
     table_of_ops = found.ops()
     ops = {placed: table_of_ops[placed] for placed in placed_ops(where)}
     retest = retest_error(found, where)
@@ -257,9 +260,10 @@ def main() -> None:
     except UserError as error:
         err_console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err_console.print("interrupted; what was done is kept: run the same command again, search with --resume")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err_console.print("interrupted; what was done is kept: run the same command again, search with --resume")
+        raise
 
 
 if __name__ == "__main__":

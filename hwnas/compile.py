@@ -33,6 +33,8 @@ from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.torch import ArchModule, to_torch
 from hwnas.lower.weights import Weights
+from hwnas.plugins import load as load_plugin
+from hwnas.plugins import parse_call
 from hwnas.report.progress import Watch, silent
 from hwnas.report.run import Attempt, Config, Measured, Predicted, Quality, Report, RunFolder
 from hwnas.search.admission import Admission, smallest
@@ -89,6 +91,12 @@ def compile_network(
     if min(evaluations, supernet_epochs, epochs) < 1:
         raise UserError("evaluations and epochs are at least 1", got=(evaluations, supernet_epochs, epochs))
     target = load_device(device)
+    fingerprint(target)  # refuses a device that is not here, before any work
+    for package, plugin, kind in (
+        ("search.strategies", strategy, "strategy"),
+        ("latency.predictors", predictor, "latency predictor"),
+    ):
+        load_plugin(f"hwnas.{package}", parse_call(plugin, kind)[0], kind)
     dataset = load_data(data, seed=seed, size=size, limit=limit)
     where = make_space(space, input=dataset.input, classes=len(dataset.classes))
     if where.input.dims != tuple(dataset.input):
@@ -130,12 +138,13 @@ class _Run:
     def report(self) -> Report:
         if LATENCY in self.budget.limits:
             with self._phase("profile"):
-                self.profile = Profile.open(self.profile_path, self.device)
-                profile_space(self.profile, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
+                self.profile = self._profile()
                 self.predictor = make_predictor(self.config.predictor, self.profile, self.space)
         admission = self._admission()
         strategy = make_strategy(self.config.strategy, admission, self.config.seed)
         self.folder.start(self.config, resume=True)
+        if self.profile and not self.folder.profile.exists():
+            write_file(self.folder.profile, self.profile.path.read_bytes())
         with self._phase("supernet"):
             supernet = self._train_supernet()
         with self._phase("search"):
@@ -156,6 +165,14 @@ class _Run:
         assert report is not None
         write_file(self.folder.report, report.model_dump_json(indent=2) + "\n")
         return report
+
+    def _profile(self) -> Profile:
+        """The run's own copy of the profile if it has one: whoever profiles meanwhile must not change what a resumed run does."""
+        if self.folder.profile.exists():
+            return Profile.load(self.folder.profile, self.device)
+        profile = Profile.open(self.profile_path, self.device)
+        profile_space(profile, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
+        return profile
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

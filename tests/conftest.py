@@ -28,9 +28,7 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # the networks here are too small for more, and the machine is shared
 
 # The same examples on every machine, and no clock: the tests run on shared cores.
-settings.register_profile(
-    "hwnas", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("hwnas", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hwnas")
 
 
@@ -75,10 +73,19 @@ def random_dag() -> Callable[[int], Arch]:
         for i in range(rng.randint(1, 8)):
             op = rng.choice(
                 (
-                    Sum(), Sum(), Identity(), Zero(), ConvBn(c), ReluConvBn(c), ConvBn(c, 1, act="none"), Pool("max"), Pool("avg"),
-                    MbConv(c, 3, 2, se=True), DilConv(c, 3),
+                    Sum(),
+                    Sum(),
+                    Identity(),
+                    Zero(),
+                    ConvBn(c),
+                    ReluConvBn(c),
+                    ConvBn(c, 1, act="none"),
+                    Pool("max"),
+                    Pool("avg"),
+                    MbConv(c, 3, 2, se=True),
+                    DilConv(c, 3),
                 )
-            )  # fmt: skip
+            )
             count = rng.randint(1, 3) if isinstance(op, Sum) else 1
             nodes.append(Node(f"n{i}", op, tuple(rng.choice(names) for _ in range(count))))
             names.append(f"n{i}")

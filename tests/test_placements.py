@@ -34,8 +34,10 @@ def is_sum(placed: PlacedOp) -> bool:
     "text",
     [
         # Widths are tied over the layers of a stage, and the second stage meets both widths of the first.
-        "mobilenet(input=(3, 12, 12), classes=3, stages=((16, 2, 2), (24, 2, 2)), kernels=(3, 5), expansions=(2,), depths=(1, 2), widths=(0.5, 1.0), head=0)",
-        "mobilenet(input=(1, 6, 6), classes=2, stages=((8, 2, 1),), kernels=(3,), expansions=(1, 2), se=True, depths=(1, 2), widths=(1.0, 2.0), head=16)",
+        "mobilenet(input=(3, 12, 12), classes=3, stages=((16, 2, 2), (24, 2, 2)), kernels=(3, 5), expansions=(2,), "
+        "depths=(1, 2), widths=(0.5, 1.0), head=0)",
+        "mobilenet(input=(1, 6, 6), classes=2, stages=((8, 2, 1),), kernels=(3,), expansions=(1, 2), se=True, "
+        "depths=(1, 2), widths=(1.0, 2.0), head=16)",
         "chain(input=(2, 8, 8), classes=2, layers=2, widths=(3, 4), activations=('relu',))",
         "chain(input=(5,), classes=2, kind='dense', layers=3, widths=(3, 4), activations=('relu', 'tanh'))",
     ],

@@ -30,9 +30,13 @@ def tiny(count: int = 2, absent: int = 0) -> Space:
     slots = tuple(Slot(f"s{i}", (f"e{i}",), EDGE, ("x",)) for i in range(3))
     free = Slot("free", ("f",), (ConvBn(2), ConvBn(3), ConvBn(4)), ("n",))
     return Space(
-        "tiny", IMAGE, (*edges, Choice("f", ("a", "b", "c"))), (*slots, Node("n", Sum(), ("s0", "s1", "s2")), free), "free",
+        "tiny",
+        IMAGE,
+        (*edges, Choice("f", ("a", "b", "c"))),
+        (*slots, Node("n", Sum(), ("s0", "s1", "s2")), free),
+        "free",
         (Keep(("e0", "e1", "e2"), count, absent),),
-    )  # fmt: skip
+    )
 
 
 def members(space: Space) -> set[tuple[int, ...]]:
@@ -121,7 +125,10 @@ def test_crossover_takes_a_keep_from_one_parent(seed):
     assert child[3] in (a[3], b[3])
 
 
-@given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=3, max_size=3), st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+@given(
+    st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=3, max_size=3),
+    st.lists(st.floats(-5, 5), min_size=3, max_size=3),
+)
 def test_from_scores_against_brute_force(edges, free):
     """The two strongest edges by their best present option, earlier ones first where they tie; the free choice by its best."""
     space = tiny()
@@ -137,7 +144,9 @@ def test_from_scores_against_brute_force(edges, free):
 
 def test_options_of_several_choices_are_ordered_last_fastest():
     options = tuple(ConvBn(2 * w, k) for w in (1, 2) for k in (1, 3, 5))
-    space = Space("two", IMAGE, (Choice("w", ("2", "4")), Choice("k", ("1", "3", "5"))), (Slot("s", ("w", "k"), options, ("x",)),), "s")
+    space = Space(
+        "two", IMAGE, (Choice("w", ("2", "4")), Choice("k", ("1", "3", "5"))), (Slot("s", ("w", "k"), options, ("x",)),), "s"
+    )
     for w, k in product(range(2), range(3)):
         assert space.decode((w, k)).nodes[0].op == ConvBn((2, 4)[w], (1, 3, 5)[k])
         assert space.describe((w, k)) == {"w": ("2", "4")[w], "k": ("1", "3", "5")[k]}
@@ -169,12 +178,32 @@ def test_a_fraction_is_no_option(value):
 @pytest.mark.parametrize(
     "text",
     [
-        "nosuch", "", "mobilenet(", "mobilenet(3)", "mobilenet(clases=3)", "mobilenet(classes=x)", "mobilenet(**{})", "__import__('os')",
-        "mobilenet(stages=())", "mobilenet(stages=((24, 2),))", "mobilenet(stages=3)", "mobilenet(kernels=(4,))", "mobilenet(kernels=3)",
-        "mobilenet(input=())", "darts(cells=0)", "darts(channels=3)", "chain(kind='foo')", "chain(layers=0)", "chain(widths=())",
-        "chain(input=())", "os.path", "hwnas.nosuch", "nasbench201(cells=0)", "mobilenet(classes=2 + 2)",
+        "nosuch",
+        "",
+        "mobilenet(",
+        "mobilenet(3)",
+        "mobilenet(clases=3)",
+        "mobilenet(classes=x)",
+        "mobilenet(**{})",
+        "__import__('os')",
+        "mobilenet(stages=())",
+        "mobilenet(stages=((24, 2),))",
+        "mobilenet(stages=3)",
+        "mobilenet(kernels=(4,))",
+        "mobilenet(kernels=3)",
+        "mobilenet(input=())",
+        "darts(cells=0)",
+        "darts(channels=3)",
+        "chain(kind='foo')",
+        "chain(layers=0)",
+        "chain(widths=())",
+        "chain(input=())",
+        "os.path",
+        "hwnas.nosuch",
+        "nasbench201(cells=0)",
+        "mobilenet(classes=2 + 2)",
     ],
-)  # fmt: skip
+)
 def test_unknown_spaces_and_arguments_are_refused_in_one_line(text):
     with pytest.raises(UserError) as caught:
         make_space(text)
@@ -184,10 +213,16 @@ def test_unknown_spaces_and_arguments_are_refused_in_one_line(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "nasbench201(channels=0)", "nasbench201(channels='a')", "chain(classes=0)", "mobilenet(act='foo')", "mobilenet(width=-1)",
-        "mobilenet(kernels=(-1,))", "mobilenet(expansions=(0,))", "darts(classes=0)",
+        "nasbench201(channels=0)",
+        "nasbench201(channels='a')",
+        "chain(classes=0)",
+        "mobilenet(act='foo')",
+        "mobilenet(width=-1)",
+        "mobilenet(kernels=(-1,))",
+        "mobilenet(expansions=(0,))",
+        "darts(classes=0)",
     ],
-)  # fmt: skip
+)
 def test_values_that_no_network_has_are_refused(text):
     """When the space is made, or at the latest when its first network is."""
     with pytest.raises(UserError):

@@ -129,12 +129,14 @@ def profile_space(
     *,
     networks: int = 24,
     seconds_per_arch: float = 0.25,
+    improve: bool = False,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> None:
     """Measures what the profile still lacks of a space: networks, every placed op, then the networks again.
 
-    Interrupted at any moment, it continues where it stopped. Rows whose canary was more than 3 % slower than the fastest seen
-    are measured again, twice at most; then the quietest stands. `progress` is told (phase, done, total) after every batch.
+    Interrupted at any moment, it continues where it stopped. If anything was lacking, or to `improve` a complete profile, rows
+    whose canary was more than 3 % slower than the fastest seen are then measured again, twice at most; the quietest stands.
+    `progress` is told (phase, done, total) after every batch.
     """
     archs = calibration_archs(space, networks)
     ops = [op_arch(placed) for placed in placed_ops(space)]
@@ -144,13 +146,14 @@ def profile_space(
         ("operators", "op", ops, 0),
         ("networks again", "network", archs, 1),
     ]
-    for _ in range(1 + RETRIES):
-        complete = True
+    for attempt in range(1 + RETRIES):
+        measured = False
         for phase, kind, todo, turn in phases:
             tag = space.fingerprint if kind == "network" else ""
-            have = {print_arch(r.arch) for r in profile.rows(kind, tag) if r.turn == turn and profile.is_quiet(r)}
+            rows = [r for r in profile.rows(kind, tag) if r.turn == turn]
+            have = {print_arch(r.arch) for r in rows if attempt == 0 or profile.is_quiet(r)}
             left = [a for a in todo if print_arch(a) not in have]
-            complete = complete and not left
+            measured = measured or bool(left)
             for start in range(0, len(left), BATCH):
                 progress(phase, len(todo) - len(left) + start, len(todo))
                 batch = left[start : start + BATCH]
@@ -161,7 +164,7 @@ def profile_space(
                 for arch, measurement in zip(batch, found.models, strict=True):
                     profile.add(kind, tag, arch, turn, found.canary.latency_ms, measurement)
             progress(phase, len(todo), len(todo))
-        if complete:
+        if not measured and not (improve and attempt == 0):
             return
 
 

@@ -34,7 +34,16 @@ def providers() -> list[str]:
 
 
 def fingerprint(device: Device) -> dict[str, str]:
-    """What a latency depends on beside the model. Numbers with different fingerprints must not be mixed."""
+    """What a latency depends on beside the model. Numbers with different fingerprints must not be mixed.
+
+    UserError if the device's execution provider is not installed here.
+    """
+    if device.provider not in ort.get_available_providers():
+        raise UserError(
+            f"device {device.name} needs an execution provider that is not installed",
+            got=device.provider,
+            remedy=f"available: {', '.join(providers())}",
+        )
     return {
         "runtime": f"onnxruntime {ort.__version__}",
         "provider": device.provider,
@@ -59,12 +68,7 @@ class Session:
     """
 
     def __init__(self, model: bytes, device: Device, batch: int = 1) -> None:
-        if device.provider not in ort.get_available_providers():
-            raise UserError(
-                f"device {device.name} needs an execution provider that is not installed",
-                got=device.provider,
-                remedy=f"available: {', '.join(providers())}",
-            )
+        fingerprint(device)  # refuses a device that is not here
         options = ort.SessionOptions()
         options.intra_op_num_threads = device.threads
         options.inter_op_num_threads = 1

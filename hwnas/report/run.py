@@ -1,6 +1,7 @@
 """The run folder: what a run was asked (`config.json`), what it found (`report.json`), and where everything lies.
 
 config.json           the question; `--resume` must ask the same
+profile.jsonl         the measurements that latencies are predicted from
 supernet.safetensors  checkpoint of the shared weights
 history.jsonl         every evaluated architecture
 finalists.jsonl       measurements of the best predicted ones
@@ -118,6 +119,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
+        self.profile = path / "profile.jsonl"
         self.supernet = path / "supernet.safetensors"
         self.history = path / "history.jsonl"
         self.finalists = path / "finalists.jsonl"

@@ -1,4 +1,4 @@
-"""Arguments that make a space small or an op concrete. A plug-in that is not listed gets them by the names of its parameters."""
+"""Arguments that make a space small or an op concrete. A plug-in that is not listed gets them by parameter name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,23 @@ from hwnas.space import Space
 SPACES: dict[str, list[dict[str, Any]]] = {
     "mobilenet": [
         {
-            "input": (3, 16, 16), "classes": 5, "width": 0.25, "se": True, "act": "hardswish", "head": 24,
-            "stages": ((24, 3, 2), (32, 2, 2)), "kernels": (3, 5), "expansions": (1, 3), "depths": (1, 2, 3),
+            "input": (3, 16, 16),
+            "classes": 5,
+            "width": 0.25,
+            "se": True,
+            "act": "hardswish",
+            "head": 24,
+            "stages": ((24, 3, 2), (32, 2, 2)),
+            "kernels": (3, 5),
+            "expansions": (1, 3),
+            "depths": (1, 2, 3),
         },
         {"input": (1, 9, 7), "classes": 3, "stages": ((8, 2, 1),), "head": 0, "depths": (1, 2), "widths": (0.5, 1.0, 2.0)},
     ],
-    "nasbench201": [{"input": (3, 12, 12), "classes": 5, "channels": 4, "cells": 1}, {"input": (2, 7, 9), "classes": 3, "channels": 2, "cells": 2}],
+    "nasbench201": [
+        {"input": (3, 12, 12), "classes": 5, "channels": 4, "cells": 1},
+        {"input": (2, 7, 9), "classes": 3, "channels": 2, "cells": 2},
+    ],
     "darts": [
         {"input": (3, 12, 12), "classes": 5, "channels": 4, "cells": 3, "affine": True},
         {"input": (1, 9, 9), "classes": 3, "channels": 2, "cells": 2},
@@ -31,24 +42,44 @@ SPACES: dict[str, list[dict[str, Any]]] = {
         {"input": (3, 4, 4), "classes": 3, "kind": "dense", "layers": 3, "widths": (5, 8)},
         {"input": (6,), "classes": 2, "kind": "dense", "layers": 1, "widths": (4, 5), "activations": ("gelu",)},
     ],
-}  # fmt: skip
+}
 
 # What a parameter is set to where its space or op is not listed.
 BY_NAME: dict[str, Any] = {
-    "input": (3, 16, 16), "classes": 5, "channels": 4, "cells": 2, "layers": 2, "out": 6, "kernel": 3, "kind": "max", "stride": 1,
-    "expand": 2, "act": "relu", "groups": 1,
-}  # fmt: skip
+    "input": (3, 16, 16),
+    "classes": 5,
+    "channels": 4,
+    "cells": 2,
+    "layers": 2,
+    "out": 6,
+    "kernel": 3,
+    "kind": "max",
+    "stride": 1,
+    "expand": 2,
+    "act": "relu",
+    "groups": 1,
+}
 
 # What the fields of an op are varied over, by their names.
 FIELD_VALUES: dict[str, tuple[Any, ...]] = {
-    "out": (2, 4, 7), "kernel": (1, 3, 5), "stride": (1, 2), "act": ("relu", "hardswish", "gelu", "silu", "none"), "se": (False, True),
-    "affine": (False, True), "kind": ("max", "avg"), "classes": (1, 5), "expand": (1, 3),
-}  # fmt: skip
+    "out": (2, 4, 7),
+    "kernel": (1, 3, 5),
+    "stride": (1, 2),
+    "act": ("relu", "hardswish", "gelu", "silu", "none"),
+    "se": (False, True),
+    "affine": (False, True),
+    "kind": ("max", "avg"),
+    "classes": (1, 5),
+    "expand": (1, 3),
+}
 
 INPUTS = (
-    (TensorSpec((4, 9, 6)),), (TensorSpec((5, 4, 4)),), (TensorSpec((7,)),), (TensorSpec((4, 5, 8)), TensorSpec((4, 5, 8))),
+    (TensorSpec((4, 9, 6)),),
+    (TensorSpec((5, 4, 4)),),
+    (TensorSpec((7,)),),
+    (TensorSpec((4, 5, 8)), TensorSpec((4, 5, 8))),
     (TensorSpec((2, 3, 3)), TensorSpec((5, 3, 3))),
-)  # fmt: skip
+)
 
 
 def space_arguments(name: str) -> list[dict[str, Any]]:

@@ -103,9 +103,7 @@ def test_gradients_reach_every_parameter(placed_list):
     for placed in placed_list:
         graph = placed.graph
         # In double precision and with inputs far from the kinks of the activations.
-        weights = {
-            n: (torch.rand(w.shape, dtype=torch.float64) + 0.5).requires_grad_(not w.buffer) for n, w in graph.weights()
-        }
+        weights = {n: (torch.rand(w.shape, dtype=torch.float64) + 0.5).requires_grad_(not w.buffer) for n, w in graph.weights()}
         xs = [torch.rand(2, *spec.dims, dtype=torch.float64) + 0.1 for spec in placed.inputs]
         trained = {n: w for n, w in weights.items() if w.requires_grad}
         if not trained:

@@ -49,8 +49,6 @@ def genotypes(space: Space, count: int, seed: int = 0) -> list[tuple[int, ...]]:
     return [space.sample(rng) for _ in range(count)]
 
 
-
-
 def test_text_round_trip(space):
     for genotype in genotypes(space, 15):
         arch = space.decode(genotype)
@@ -297,7 +295,10 @@ def test_fingerprints_and_keys_are_the_same_in_every_process():
         space = build_space(name, arguments)
         expected.append([space.fingerprint, simplify(space.decode(space.sample(random.Random(0)))).key])
     done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(simple)], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "12345"}
+        [sys.executable, "-c", script, json.dumps(simple)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected

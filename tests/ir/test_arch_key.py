@@ -64,7 +64,9 @@ def small(rng: random.Random, nodes: int) -> Arch:
 
 
 def shuffled(arch: Arch, rng: random.Random) -> Arch:
-    names = dict(zip([n.name for n in arch.nodes], rng.sample([f"m{i}" for i in range(len(arch.nodes))], len(arch.nodes)), strict=True))
+    names = dict(
+        zip([n.name for n in arch.nodes], rng.sample([f"m{i}" for i in range(len(arch.nodes))], len(arch.nodes)), strict=True)
+    )
     names["x"] = "x"
     waiting, ready, done = list(arch.nodes), {"x"}, []
     while waiting:
@@ -113,7 +115,10 @@ def test_equal_terms_of_which_one_is_used_again():
     ("left", "right"),
     [
         # a node used twice is not two equal nodes
-        ((Node("a", ConvBn(2), ("x",)), Node("s", Sum(), ("a", "a"))), (Node("a", ConvBn(2), ("x",)), Node("b", ConvBn(2), ("x",)), Node("s", Sum(), ("a", "b")))),
+        (
+            (Node("a", ConvBn(2), ("x",)), Node("s", Sum(), ("a", "a"))),
+            (Node("a", ConvBn(2), ("x",)), Node("b", ConvBn(2), ("x",)), Node("s", Sum(), ("a", "b"))),
+        ),
         # the order of a concat's inputs matters
         (
             (Node("a", ConvBn(2), ("x",)), Node("b", ConvBn(2, 1), ("x",)), Node("s", Concat(), ("a", "b"))),
@@ -125,7 +130,7 @@ def test_equal_terms_of_which_one_is_used_again():
         # the number of terms
         ((Node("s", Sum(), ("x", "x")),), (Node("s", Sum(), ("x", "x", "x")),)),
     ],
-)  # fmt: skip
+)
 def test_different_networks_have_different_keys(left, right):
     assert Arch(IMAGE, left, "s").key != Arch(IMAGE, right, "s").key
 
@@ -163,7 +168,9 @@ def test_an_arch_is_checked_at_birth(nodes, output):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["bn_relu(x, x)", "relu_conv_bn(x, x, out=2)", "dil_conv(x, x, out=2, kernel=3)", "mbconv(x, x, out=2)"])
+@pytest.mark.parametrize(
+    "text", ["bn_relu(x, x)", "relu_conv_bn(x, x, out=2)", "dil_conv(x, x, out=2, kernel=3)", "mbconv(x, x, out=2)"]
+)
 def test_ops_of_one_input_refuse_two(text):
     """Else the second is silently dropped, and the ONNX model is invalid."""
     with pytest.raises(UserError):

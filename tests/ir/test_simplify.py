@@ -49,7 +49,11 @@ def test_rules(before, after):
 
 
 def test_placed_ops_are_what_runs():
-    arch = read_arch("x = input(2, 6, 6)\ni = identity(x)\na = conv_bn(i, out=4)\nd = conv_bn(i, out=3)\nb = pool(a, kind='max', stride=2)\noutput(b)\n")
+    arch = read_arch(
+        "x = input(2, 6, 6)\ni = identity(x)\na = conv_bn(i, out=4)\nd = conv_bn(i, out=3)\n"
+        "b = pool(a, kind='max', stride=2)\noutput(b)\n"
+    )
     assert [str(p) for p in placed_ops(arch)] == [
-        "conv_bn(out=4) @ float32[2,6,6]", "pool(kind='max', stride=2) @ float32[4,6,6]",
-    ]  # fmt: skip
+        "conv_bn(out=4) @ float32[2,6,6]",
+        "pool(kind='max', stride=2) @ float32[4,6,6]",
+    ]

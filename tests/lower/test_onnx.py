@@ -57,10 +57,17 @@ def test_activations_on_all_their_pieces(kind):
 
     x = np.linspace(-9, 9, 361)[None]
     formula = {
-        "relu": np.maximum(x, 0), "relu6": np.clip(x, 0, 6), "hardsigmoid": np.clip(x / 6 + 0.5, 0, 1),
-        "hardswish": x * np.clip(x / 6 + 0.5, 0, 1), "sigmoid": 1 / (1 + np.exp(-x)), "tanh": np.tanh(x), "silu": x / (1 + np.exp(-x)),
-        "gelu": x / 2 * (1 + np.vectorize(erf)(x / 2**0.5)), "elu": np.where(x > 0, x, np.expm1(x)), "leaky_relu": np.where(x > 0, x, 0.01 * x),
-    }[kind]  # fmt: skip
+        "relu": np.maximum(x, 0),
+        "relu6": np.clip(x, 0, 6),
+        "hardsigmoid": np.clip(x / 6 + 0.5, 0, 1),
+        "hardswish": x * np.clip(x / 6 + 0.5, 0, 1),
+        "sigmoid": 1 / (1 + np.exp(-x)),
+        "tanh": np.tanh(x),
+        "silu": x / (1 + np.exp(-x)),
+        "gelu": x / 2 * (1 + np.vectorize(erf)(x / 2**0.5)),
+        "elu": np.where(x > 0, x, np.expm1(x)),
+        "leaky_relu": np.where(x > 0, x, 0.01 * x),
+    }[kind]
     arch = read_arch(f"x = input(361)\na = dense(x, out=361, act={kind!r})\noutput(a)\n")
     weights = {"a.linear.weight": np.eye(361, dtype=np.float32), "a.linear.bias": np.zeros(361, np.float32)}
     with torch.no_grad():
@@ -108,7 +115,9 @@ def test_networks_that_do_nothing():
 
 def test_an_output_that_others_read_too(random_weights):
     """The last node in the order need not be the output, and the output's value may have another reader inside its op."""
-    arch = read_arch("x = input(2, 4, 4)\na = conv_bn(x, out=2)\nb = mbconv(a, out=2, expand=2)\nc = conv_bn(b, out=3)\noutput(b)\n")
+    arch = read_arch(
+        "x = input(2, 4, 4)\na = conv_bn(x, out=2)\nb = mbconv(a, out=2, expand=2)\nc = conv_bn(b, out=3)\noutput(b)\n"
+    )
     weights = random_weights(arch)
     x = np.random.default_rng(0).standard_normal((2, 2, 4, 4)).astype(np.float32)
     with torch.no_grad():

@@ -54,13 +54,32 @@ class Residual(nn.Module):
 
 def test_mbconv(random_weights):
     module = Residual(
-        nn.Conv2d(4, 12, 1, bias=False), nn.BatchNorm2d(12), nn.Hardswish(),
-        nn.Conv2d(12, 12, 5, 1, 2, groups=12, bias=False), nn.BatchNorm2d(12), nn.Hardswish(), SqueezeExcite(12, 8),
-        nn.Conv2d(12, 4, 1, bias=False), nn.BatchNorm2d(4),
-    )  # fmt: skip
-    names = {"a.expand": "body.0", "a.expand_bn": "body.1", "a.dw": "body.3", "a.dw_bn": "body.4", "a.project": "body.7", "a.project_bn": "body.8"}
+        nn.Conv2d(4, 12, 1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.Hardswish(),
+        nn.Conv2d(12, 12, 5, 1, 2, groups=12, bias=False),
+        nn.BatchNorm2d(12),
+        nn.Hardswish(),
+        SqueezeExcite(12, 8),
+        nn.Conv2d(12, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+    )
+    names = {
+        "a.expand": "body.0",
+        "a.expand_bn": "body.1",
+        "a.dw": "body.3",
+        "a.dw_bn": "body.4",
+        "a.project": "body.7",
+        "a.project_bn": "body.8",
+    }
     names |= {"a.squeeze": "body.6.squeeze", "a.excite": "body.6.excite"}
-    agree("x = input(4, 7, 6)\na = mbconv(x, out=4, kernel=5, expand=3, se=True, act='hardswish')\noutput(a)\n", module, names, random_weights, (4, 7, 6))
+    agree(
+        "x = input(4, 7, 6)\na = mbconv(x, out=4, kernel=5, expand=3, se=True, act='hardswish')\noutput(a)\n",
+        module,
+        names,
+        random_weights,
+        (4, 7, 6),
+    )
 
 
 def test_factorized_reduce(random_weights):
@@ -69,13 +88,23 @@ def test_factorized_reduce(random_weights):
     class Reduce(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.even, self.odd, self.bn = nn.Conv2d(3, 2, 1, 2, bias=False), nn.Conv2d(3, 3, 1, 2, bias=False), nn.BatchNorm2d(5)
+            self.even, self.odd, self.bn = (
+                nn.Conv2d(3, 2, 1, 2, bias=False),
+                nn.Conv2d(3, 3, 1, 2, bias=False),
+                nn.BatchNorm2d(5),
+            )
 
         def forward(self, x):
             x = x.relu()
             return self.bn(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
 
-    agree("x = input(3, 8, 6)\na = factorized_reduce(x, out=5)\noutput(a)\n", Reduce(), {"a.even": "even", "a.odd": "odd", "a.bn": "bn"}, random_weights, (3, 8, 6))
+    agree(
+        "x = input(3, 8, 6)\na = factorized_reduce(x, out=5)\noutput(a)\n",
+        Reduce(),
+        {"a.even": "even", "a.odd": "odd", "a.bn": "bn"},
+        random_weights,
+        (3, 8, 6),
+    )
 
 
 def test_nasbench201_reduction(random_weights):
@@ -98,14 +127,37 @@ def test_nasbench201_reduction(random_weights):
 def test_sep_conv_and_pools(random_weights):
     relu = nn.ReLU
     module = nn.Sequential(
-        relu(), nn.Conv2d(3, 3, 3, 2, 1, groups=3, bias=False), nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3),
-        relu(), nn.Conv2d(3, 3, 3, 1, 1, groups=3, bias=False), nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4),
-        nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.MaxPool2d(3, 2, 1), nn.BatchNorm2d(4),
-        relu(), nn.Conv2d(4, 4, 5, 1, 4, dilation=2, groups=4, bias=False), nn.Conv2d(4, 2, 1, bias=False), nn.BatchNorm2d(2),
-    )  # fmt: skip
-    names = {"a.dw1": "1", "a.pw1": "2", "a.bn1": "3", "a.dw2": "5", "a.pw2": "6", "a.bn2": "7", "c.bn": "10", "d.dw": "12", "d.pw": "13", "d.bn": "14"}
+        relu(),
+        nn.Conv2d(3, 3, 3, 2, 1, groups=3, bias=False),
+        nn.Conv2d(3, 3, 1, bias=False),
+        nn.BatchNorm2d(3),
+        relu(),
+        nn.Conv2d(3, 3, 3, 1, 1, groups=3, bias=False),
+        nn.Conv2d(3, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+        nn.MaxPool2d(3, 2, 1),
+        nn.BatchNorm2d(4),
+        relu(),
+        nn.Conv2d(4, 4, 5, 1, 4, dilation=2, groups=4, bias=False),
+        nn.Conv2d(4, 2, 1, bias=False),
+        nn.BatchNorm2d(2),
+    )
+    names = {
+        "a.dw1": "1",
+        "a.pw1": "2",
+        "a.bn1": "3",
+        "a.dw2": "5",
+        "a.pw2": "6",
+        "a.bn2": "7",
+        "c.bn": "10",
+        "d.dw": "12",
+        "d.pw": "13",
+        "d.bn": "14",
+    }
     text = (
-        "x = input(3, 9, 11)\na = sep_conv(x, out=4, kernel=3, stride=2)\nb = pool(a, kind='avg')\nc = pool_bn(b, kind='max', stride=2)\n"
+        "x = input(3, 9, 11)\na = sep_conv(x, out=4, kernel=3, stride=2)\nb = pool(a, kind='avg')\n"
+        "c = pool_bn(b, kind='max', stride=2)\n"
         "d = dil_conv(c, out=2, kernel=5)\noutput(d)\n"
     )
     agree(text, module, names, random_weights, (3, 9, 11))

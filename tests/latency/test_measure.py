@@ -1,0 +1,242 @@
+"""The measuring protocol with a clock and sessions that the test controls: no real time passes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwnas.errors import UserError
+from hwnas.latency import measure as module
+from hwnas.latency.device import Device
+from hwnas.latency.measure import Measurement, canary_model, measure, summarize
+from hwnas.latency.session import Session
+
+HERE = Device(name="here")
+
+
+class World:
+    """Models whose runs take what `cost(model, run number, time)` says, in seconds, and nothing else takes any time."""
+
+    def __init__(self, cost: Callable[[bytes, int, float], float]) -> None:
+        self.now = 100.0
+        self.cost = cost
+        self.runs: dict[bytes, int] = {}
+        self.order: list[bytes] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def session(self, model: bytes, device: Device, batch: int = 1) -> object:
+        world = self
+
+        class Fake:
+            def run(self) -> None:
+                number = world.runs.get(model, 0)
+                world.runs[model] = number + 1
+                world.order.append(model)
+                world.now += world.cost(model, number, world.now)
+
+        return Fake()
+
+
+CANARY = canary_model()
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def go(cost, models=(b"a", b"b"), steal=((0, 0), (0, 0)), **arguments):
+        world = World(cost)
+        monkeypatch.setattr(module, "Session", world.session)
+        ticks = iter(steal)
+        monkeypatch.setattr(module, "_cpu_ticks", lambda: next(ticks))
+        return measure(list(models), HERE, clock=world.clock, **arguments), world
+
+    return go
+
+
+def steady(model: bytes, number: int, now: float) -> float:
+    return {CANARY: 2e-4, b"a": 5e-4, b"b": 3e-3}[model]
+
+
+def test_steady_models_take_the_least_number_of_rounds(run):
+    found, world = run(steady, min_rounds=7, seconds=60)
+    a, b = found.models
+    assert a.blocks == b.blocks == found.canary.blocks == 7
+    assert a.latency_ms == pytest.approx(0.5, rel=1e-9)
+    assert b.latency_ms == pytest.approx(3.0, rel=1e-9)
+    assert found.canary.latency_ms == pytest.approx(0.2, rel=1e-9)
+    # blocks of at least a millisecond: two runs of a, one of b, five of the canary
+    assert 7 * 2 <= a.runs <= 7 * 3
+    assert b.runs == 7
+    assert 7 * 5 <= found.canary.runs <= 7 * 6
+    assert all(m.stable and m.steal == 0 for m in (a, b, found.canary))
+    assert a.error == pytest.approx(0, abs=1e-9)
+    assert world.now - 100 < 1
+
+
+def test_the_order_of_the_models_is_that_of_the_arguments_and_rounds_are_interleaved(run):
+    found, world = run(steady, models=(b"b", b"a", b"b"), min_rounds=12, seconds=60)
+    assert [round(m.latency_ms, 6) for m in found.models] == [3.0, 0.5, 3.0]
+    # Within the rounds no model waits for more than the two others and the canary.
+    tail = world.order[-400:]
+    last = {}
+    runs = [m for i, m in enumerate(tail) if i == 0 or tail[i - 1] != m]
+    for i, m in enumerate(runs):
+        assert i - last.get(m, i) <= 7
+        last[m] = i
+
+
+def test_warm_up_is_not_counted_and_lasts_until_the_trend_is_flat(run):
+    """The first 30 runs get faster by a tenth each; blocks must hold none of them."""
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        return steady(model, number, now) * (1 + 1.1 ** (40 - number) if number < 30 else 1)
+
+    found, _ = run(cost, min_rounds=10, seconds=60)
+    a, b = found.models
+    assert a.latency_ms == pytest.approx(0.5, rel=1e-9)
+    assert b.latency_ms == pytest.approx(3.0, rel=1e-9)
+    assert a.iqr_ms == pytest.approx(0, abs=1e-9)
+
+
+def test_a_model_that_never_settles_stops_at_the_limit_and_is_unstable(run):
+    drawn = iter(1 + 0.02 * np.arange(10**6))
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        return steady(model, number, now) * (float(next(drawn)) if model == b"b" else 1)
+
+    told: list[float] = []
+    found, world = run(cost, seconds=2.0, progress=told.append)
+    a, b = found.models
+    assert not b.stable
+    assert b.error > 0.01
+    assert a.stable
+    assert 2.0 <= world.now - 100 <= 2.0 + 1.5  # one round over, and the warm-up before
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert all(0 <= t <= 1 for t in told)
+
+
+def test_rounds_go_on_while_the_machine_is_slow_and_end_soon_after(run):
+    """A neighbour for the first second: everything is 1.6 times slower. The quiet state is what counts."""
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        return steady(model, number, now) * (1.6 if now < 101.0 else 1.0)
+
+    found, world = run(cost, canary_ms=0.2, seconds=30)
+    a, b = found.models
+    assert a.latency_ms == pytest.approx(0.5, rel=1e-9)
+    assert b.latency_ms == pytest.approx(3.0, rel=1e-9)
+    assert a.stable
+    assert b.stable
+    assert a.median_ms == pytest.approx(0.8, rel=1e-9)  # the median follows the neighbour
+    assert world.now - 101.0 < 0.1
+
+
+def test_a_canary_that_stays_slow_makes_everything_unstable(run):
+    found, world = run(steady, canary_ms=0.2 / 1.05, seconds=1.5)
+    assert not any(m.stable for m in found.models)
+    assert all(m.error <= 0.01 for m in found.models)
+    assert world.now - 100 >= 1.5
+
+
+def test_a_canary_within_its_tolerance_is_quiet(run):
+    found, _ = run(steady, canary_ms=0.2 / 1.025, seconds=60)
+    assert all(m.stable for m in found.models)
+    assert found.models[0].blocks == 10
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share", "stable"), [((10, 1000), (14, 1100), 0.04, True), ((10, 1000), (16, 1100), 0.06, False)]
+)
+def test_stolen_time(run, before, after, share, stable):
+    found, _ = run(steady, steal=(before, after))
+    assert [m.steal for m in found.models] == [pytest.approx(share)] * 2
+    assert [m.stable for m in found.models] == [stable] * 2
+
+
+def test_even_one_round_gives_a_number_that_can_be_stored(run):
+    """Models so slow that the first round takes all the time: unstable, but a number, and JSON."""
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        return 0.5
+
+    found, _ = run(cost, seconds=0.1)
+    (a, _) = found.models
+    assert a.blocks == 1
+    assert not a.stable
+    assert a.latency_ms == pytest.approx(500)
+    assert Measurement.from_json(json.loads(json.dumps(a.to_json(), allow_nan=False))).latency_ms == pytest.approx(500)
+
+
+def test_nothing_of_the_process_is_left_changed(run):
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    seen = []
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        if not seen:
+            seen.append((gc.isenabled(), len(os.sched_getaffinity(0)) if cores else 1))
+        if model == b"b":
+            raise RuntimeError("out of memory")
+        return steady(model, number, now)
+
+    assert gc.isenabled()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(cost)
+    assert seen == [(False, 1)]
+    assert gc.isenabled()
+    assert cores is None or os.sched_getaffinity(0) == cores
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=3, max_size=60), st.integers(1, 9))
+def test_summarize_against_the_standard_library(blocks, repeats):
+    found = summarize(blocks, repeats, True, 0.01)
+    lowest = sorted(blocks)[:3]
+    assert found.latency_ms == pytest.approx(statistics.fmean(lowest), rel=1e-12)
+    assert found.median_ms == pytest.approx(statistics.median(blocks), rel=1e-12)
+    q1, _, q3 = statistics.quantiles(blocks, n=4, method="inclusive")
+    assert found.iqr_ms == pytest.approx(q3 - q1, rel=1e-9, abs=1e-9)
+    assert found.p90_ms == pytest.approx(statistics.quantiles(blocks, n=10, method="inclusive")[-1], rel=1e-9)
+    assert found.blocks == len(blocks)
+    assert found.runs == len(blocks) * repeats
+    assert found.error == pytest.approx(lowest[2] / lowest[0] - 1, rel=1e-12)
+    assert found.stable == (lowest[2] / lowest[0] - 1 <= 0.01)
+    assert not summarize(blocks, repeats, False, 0.0).stable
+    assert found.steal == 0.01
+
+
+@pytest.mark.parametrize("blocks", [[2.0], [2.0, 2.0]])
+def test_fewer_than_three_blocks_are_never_stable(blocks):
+    found = summarize(blocks, 1, True, 0.0)
+    assert found.latency_ms == 2.0
+    assert not found.stable
+
+
+def test_measurements_as_json():
+    found = summarize([1.23456789, 1.24, 1.25, 2.0], 3, True, 0.0)
+    again = Measurement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    assert again.blocks == found.blocks == 4
+    assert again.runs == 12
+    assert math.isclose(again.latency_ms, found.latency_ms, abs_tol=5e-7)
+    for field in found.to_json():
+        with pytest.raises(UserError, match=field):
+            Measurement.from_json({k: v for k, v in found.to_json().items() if k != field})
+
+
+def test_the_canary_is_the_same_for_ever():
+    """Its text is pinned: another canary would make the canary_ms of stored profiles mean something else."""
+    import onnx
+
+    model = onnx.load_model_from_string(canary_model())
+    assert [n.op_type for n in model.graph.node] == ["Conv", "BatchNormalization", "Relu"] * 3
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:] == [32, 16, 16]
+    assert Session(canary_model(), HERE).predict(np.zeros((1, 32, 16, 16), np.float32)).shape == (1, 32, 16, 16)
