@@ -167,7 +167,7 @@ class _Run:
         return report
 
     def _profile(self) -> Profile:
-        """The run's own copy of the profile if it has one: whoever profiles meanwhile must not change what a resumed run does."""
+        """The run's own copy of the profile if it has one: profiling meanwhile must not change what a resumed run does."""
         if self.folder.profile.exists():
             return Profile.load(self.folder.profile, self.device)
         profile = Profile.open(self.profile_path, self.device)

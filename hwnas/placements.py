@@ -1,11 +1,13 @@
 """Every placed op that a space's archs can hold: what a profile of the space measures.
 
 Exact where choices are tied: the widths of two layers of one stage are never mixed. Each value of the space is tracked as a
-table from assignments of the choices that decide its spec to that spec, with choices dropped as soon as they decide nothing.
+relation between the choices that decide its spec and that spec. A choice leaves the relation when it decides nothing, or when
+nothing that is still to come could notice it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 from hwnas.ir.arch import INPUT
@@ -15,7 +17,7 @@ from hwnas.ir.tensor import TensorSpec
 from hwnas.space import Slot, Space
 
 _Assignment = frozenset[tuple[str, int]]
-_Table = dict[_Assignment, TensorSpec]
+_Relation = frozenset[tuple[_Assignment, TensorSpec]]
 
 
 def placed_ops(space: Space) -> list[PlacedOp]:
@@ -37,48 +39,69 @@ def placed_ops(space: Space) -> list[PlacedOp]:
 def placements(space: Space) -> dict[str, list[PlacedOp]]:
     """For every node and slot, the distinct placed ops that it can be."""
     sizes = {c.name: len(c.options) for c in space.choices}
-    tables: dict[str, _Table] = {INPUT: {frozenset(): space.input}}
+    last_read = {i: position for position, node in enumerate(space.nodes) for i in node.inputs}
+    last_slot = {c: position for position, node in enumerate(space.nodes) if isinstance(node, Slot) for c in node.choices}
+    relations: dict[str, _Relation] = {INPUT: frozenset([(frozenset(), space.input)])}
     result: dict[str, list[PlacedOp]] = {}
-    for node in space.nodes:
-        rows: _Table = {}
+    for position, node in enumerate(space.nodes):
+        rows: set[tuple[_Assignment, TensorSpec]] = set()
         found: dict[PlacedOp, None] = {}
-        for inputs in product(*(tables[i].items() for i in node.inputs)):
-            given = _merge([assignment for assignment, _ in inputs])
+        # Sorted, so that the order of the ops does not depend on the order of sets.
+        for inputs in product(*(sorted(relations[i], key=_order) for i in node.inputs)):
+            given = _merge(pair for assignment, _ in inputs for pair in assignment)
             if given is None:
                 continue
             specs = tuple(spec for _, spec in inputs)
             if not isinstance(node, Slot):
                 placed = PlacedOp(node.op, specs)
                 found.setdefault(placed)
-                rows[frozenset(given.items())] = placed.output
+                rows.add((frozenset(given.items()), placed.output))
                 continue
             for option, values in zip(node.options, product(*(range(sizes[c]) for c in node.choices)), strict=True):
-                full = _merge([given.items(), zip(node.choices, values, strict=True)])
+                full = _merge([*given.items(), *zip(node.choices, values, strict=True)])
                 if full is not None:
                     placed = PlacedOp(option, specs)
                     found.setdefault(placed)
-                    rows[frozenset(full.items())] = placed.output
+                    rows.add((frozenset(full.items()), placed.output))
         result[node.name] = list(found)
-        tables[node.name] = _reduce(rows)
+        relations[node.name] = _without_idle_choices(frozenset(rows))
+        relations = {name: relation for name, relation in relations.items() if last_read.get(name, -1) > position}
+        for name, relation in relations.items():
+            others = {c for other, r in relations.items() if other != name for c in _choices(r)}
+            unseen = {c for c in _choices(relation) if last_slot[c] <= position and c not in others}
+            relations[name] = _project(relation, unseen)
     return result
 
 
-def _merge(parts: list) -> dict[str, int] | None:  # type: ignore[type-arg]
-    """The union of assignments, or None where they disagree."""
+def _order(row: tuple[_Assignment, TensorSpec]) -> tuple[list[tuple[str, int]], tuple[int, ...]]:
+    return sorted(row[0]), row[1].dims
+
+
+def _choices(relation: _Relation) -> set[str]:
+    return {choice for assignment, _ in relation for choice, _ in assignment}
+
+
+def _merge(pairs: Iterable[tuple[str, int]]) -> dict[str, int] | None:
+    """The assignment of these pairs, or None where they disagree."""
     merged: dict[str, int] = {}
-    for part in parts:
-        for choice, value in part:
-            if merged.setdefault(choice, value) != value:
-                return None
+    for choice, value in pairs:
+        if merged.setdefault(choice, value) != value:
+            return None
     return merged
 
 
-def _reduce(rows: _Table) -> _Table:
-    """The table without the choices that do not decide the spec."""
-    for choice in sorted({c for assignment in rows for c, _ in assignment}):
-        rest: dict[_Assignment, set[TensorSpec]] = {}
-        for assignment, spec in rows.items():
-            rest.setdefault(frozenset(p for p in assignment if p[0] != choice), set()).add(spec)
-        if all(len(specs) == 1 for specs in rest.values()):
-            rows = {assignment: next(iter(specs)) for assignment, specs in rest.items()}
-    return rows
+def _project(relation: _Relation, gone: set[str]) -> _Relation:
+    return frozenset((frozenset(p for p in assignment if p[0] not in gone), spec) for assignment, spec in relation)
+
+
+def _without_idle_choices(relation: _Relation) -> _Relation:
+    """The relation without the choices that do not decide the spec: with each value of theirs the rest is the same."""
+    for choice in sorted(_choices(relation)):
+        parts: dict[int, set[tuple[_Assignment, TensorSpec]]] = {}
+        for assignment, spec in relation:
+            value = next(v for c, v in assignment if c == choice)
+            parts.setdefault(value, set()).add((frozenset(p for p in assignment if p[0] != choice), spec))
+        first, *rest = parts.values()
+        if all(part == first for part in rest):
+            relation = frozenset(first)
+    return relation

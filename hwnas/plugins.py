@@ -10,10 +10,13 @@ import ast
 import difflib
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 from typing import Any
 
 from hwnas.errors import UserError
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def known(package: str) -> list[str]:
@@ -27,6 +30,8 @@ def load(package: str, name: str, kind: str) -> ModuleType:
     Raises UserError with the known names if there is none.
     """
     names = known(package)
+    if not _DOTTED.fullmatch(name):
+        raise UserError(f"a {kind} is named by words with dots between them", got=name, remedy=f"known: {', '.join(names)}")
     if name in names:
         return importlib.import_module(f"{package}.{name}")
     if "." in name:
@@ -47,13 +52,27 @@ def parse_call(text: str, kind: str) -> tuple[str, dict[str, Any]]:
         expression = ast.parse(text.strip(), mode="eval").body
         arguments: dict[str, Any] = {}
         if isinstance(expression, ast.Call):
-            if expression.args or any(k.arg is None for k in expression.keywords):
-                raise ValueError
-            arguments = {str(k.arg): ast.literal_eval(k.value) for k in expression.keywords}
+            if expression.args:
+                raise ValueError("arguments without names")
+            arguments = literal_keywords(expression)
             expression = expression.func
         return dotted(expression), arguments
-    except (SyntaxError, ValueError):
+    except UNREADABLE:
         raise UserError(f"a {kind} must be readable", got=text, remedy=remedy) from None
+
+
+# What Python's parser and literal_eval raise for text that is no literal, or that nests too deeply.
+UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
+
+def literal_keywords(call: ast.Call) -> dict[str, Any]:
+    """The keyword arguments of a call, which must be literals, each named once; ValueError if they are not."""
+    arguments: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            raise ValueError(f"argument {keyword.arg} is given twice" if keyword.arg else "arguments without names")
+        arguments[keyword.arg] = ast.literal_eval(keyword.value)
+    return arguments
 
 
 def dotted(expression: ast.expr) -> str:

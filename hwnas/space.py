@@ -75,7 +75,7 @@ class Space:
                     f"slot {slot.name} needs an op for each of {prod(self._sizes(slot))} combinations", got=len(slot.options)
                 )
         for keep in self.keeps:
-            if any(c not in self._index for c in keep.choices) or not 0 <= keep.count <= len(keep.choices):
+            if any(c not in self._index for c in keep.choices) or not 1 <= keep.count <= len(keep.choices):
                 raise UserError(f"space {self.name}: a keep needs choices of its space and a count that they allow", got=keep)
 
     @cached_property
@@ -119,7 +119,7 @@ class Space:
         if len(genotype) != len(self.choices):
             raise UserError(f"a genotype of {self.name} has {len(self.choices)} numbers", got=len(genotype))
         for value, choice in zip(genotype, self.choices, strict=True):
-            if not 0 <= value < len(choice.options):
+            if int(value) != value or not 0 <= value < len(choice.options):
                 raise UserError(f"choice {choice.name} takes 0 to {len(choice.options) - 1}", got=value)
         for indices, keep in self._keep_indices:
             present = sum(genotype[i] != keep.absent for i in indices)

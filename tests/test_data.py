@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickle  # noqa: TID251  the files under test are pickles, and pickle itself is the reference
+import pickle  # the files under test are pickles, and pickle itself is the reference
 import subprocess
 import sys
 from dataclasses import fields

@@ -77,28 +77,59 @@ class Arch:
         return hashlib.sha256(self._canonical().encode()).hexdigest()[:16]
 
     def _canonical(self) -> str:
+        """The nodes that the output needs, numbered in an order that depends on the network alone.
+
+        Colour refinement (Weisfeiler and Leman 1968) orders the terms of sums: a node's colour says what it computes and who
+        reads it. Terms that it cannot tell apart are interchangeable, up to earlier decisions, which the numbers record.
+        """
         by_name = {n.name: n for n in self.nodes}
-        digest = {INPUT: str(self.input)}
-        ordered: dict[str, list[str]] = {}
-        for node in self.nodes:
-            inputs = list(node.inputs)
-            if self.placed(node).graph.computes_only(Add):
-                inputs.sort(key=digest.__getitem__)
-            ordered[node.name] = inputs
-            text = f"{node.op}({','.join(digest[i] for i in inputs)})"
-            digest[node.name] = hashlib.sha256(text.encode()).hexdigest()
-        # The digests order the terms of a sum; the numbering below tells a node used twice from two equal nodes.
+        sums = {n.name for n in self.nodes if self.placed(n).graph.computes_only(Add)}
+        colour = self._colours(sums)
         number = {INPUT: 0}
         lines = [str(self.input)]
         stack = [self.output]
         while stack:
             name = stack[-1]
-            waiting = [i for i in ordered.get(name, ()) if i not in number]
+            node = by_name.get(name)
+            inputs = list(node.inputs) if node else []
+            if name in sums:
+                inputs.sort(key=lambda i: (colour[i], number.get(i, len(colour))))
+            waiting = [i for i in inputs if i not in number]
             if waiting:
                 stack.append(waiting[0])
                 continue
             stack.pop()
-            if name not in number:
+            if node and name not in number:
                 number[name] = len(number)
-                lines.append(f"{by_name[name].op}({','.join(str(number[i]) for i in ordered[name])})")
+                numbers = [number[i] for i in inputs]
+                lines.append(f"{node.op}({','.join(map(str, sorted(numbers) if name in sums else numbers))})")
         return "\n".join(lines)
+
+    def _colours(self, sums: set[str]) -> dict[str, int]:
+        """Colours as ranks: the same for the nodes of any two spellings of one network."""
+        readers: dict[str, list[tuple[str, int]]] = {name: [] for name in self.specs}
+        first: dict[str, object] = {INPUT: ("", str(self.input), False)}
+        for node in self.nodes:
+            first[node.name] = ("op", str(node.op), node.name == self.output)
+            for position, source in enumerate(node.inputs):
+                readers[source].append((node.name, 0 if node.name in sums else position))
+        inputs = {n.name: n.inputs for n in self.nodes}
+        colour = _ranks(first)
+        while True:
+            signs: dict[str, object] = {}
+            for name in colour:
+                sources = [colour[i] for i in inputs.get(name, ())]
+                signs[name] = (
+                    colour[name],
+                    tuple(sorted(sources) if name in sums else sources),
+                    tuple(sorted((colour[reader], position) for reader, position in readers[name])),
+                )
+            refined = _ranks(signs)
+            if len(set(refined.values())) == len(set(colour.values())):
+                return refined
+            colour = refined
+
+
+def _ranks(signs: Mapping[str, object]) -> dict[str, int]:
+    order = {sign: rank for rank, sign in enumerate(sorted(set(signs.values())))}  # type: ignore[type-var]
+    return {name: order[sign] for name, sign in signs.items()}

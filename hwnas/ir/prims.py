@@ -53,6 +53,20 @@ def _image(prim: Prim, xs: Sequence[TensorSpec]) -> TensorSpec:
     return xs[0]
 
 
+def _one(prim: Prim, xs: Sequence[TensorSpec]) -> TensorSpec:
+    if len(xs) != 1:
+        raise ShapeError(f"{type(prim).__name__} takes one input", got=[str(x) for x in xs])
+    return xs[0]
+
+
+def _at_least(prim: Prim, **least: int) -> None:
+    """UserError unless these fields are whole numbers of at least these values."""
+    for field, bound in least.items():
+        value = getattr(prim, field)
+        if type(value) is not int or value < bound:
+            raise UserError(f"{field} of {type(prim).__name__} is a whole number of at least {bound}", got=value)
+
+
 def _same(prim: Prim, xs: Sequence[TensorSpec]) -> TensorSpec:
     if not xs or any(x != xs[0] for x in xs):
         raise ShapeError(f"{type(prim).__name__} takes inputs of one shape", got=[str(x) for x in xs])
@@ -79,6 +93,9 @@ class Conv(Prim):
     groups: int = 1
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        _at_least(self, out=1, kernel=1, stride=1, padding=0, dilation=1, groups=1)
+
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
         x = _image(self, xs)
         if x.channels % self.groups or self.out % self.groups:
@@ -99,7 +116,7 @@ class BatchNorm(Prim):
     eps: float = 1e-5
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
-        return _same(self, xs)
+        return _one(self, xs)
 
     def weights(self, xs: Sequence[TensorSpec]) -> tuple[WeightSpec, ...]:
         shape = (xs[0].channels,)
@@ -119,7 +136,7 @@ class Activation(Prim):
             raise UserError("unknown activation", got=self.kind, remedy=f"known: {', '.join(ACTIVATIONS)}")
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
-        return _same(self, xs)
+        return _one(self, xs)
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,11 @@ class Pool(Prim):
     kernel: int
     stride: int = 1
     padding: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, kernel=1, stride=1, padding=0)
+        if self.kind not in ("max", "avg"):
+            raise UserError("a pool is max or avg", got=self.kind)
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
         x = _image(self, xs)
@@ -150,7 +172,8 @@ class Flatten(Prim):
     """All dims into one."""
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
-        return TensorSpec((xs[0].elements,), xs[0].dtype)
+        x = _one(self, xs)
+        return TensorSpec((x.elements,), x.dtype)
 
 
 @dataclass(frozen=True)
@@ -159,6 +182,9 @@ class Linear(Prim):
 
     out: int
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(self, out=1)
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
         if len(xs) != 1 or len(xs[0].dims) != 1:
@@ -211,6 +237,9 @@ class Zero(Prim):
     """Zeros in the shape of every stride-th pixel."""
 
     stride: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self, stride=1)
 
     def output(self, xs: Sequence[TensorSpec]) -> TensorSpec:
         x = _image(self, xs)

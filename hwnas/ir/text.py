@@ -18,7 +18,7 @@ from hwnas.errors import UserError
 from hwnas.ir.arch import INPUT, Arch, Node
 from hwnas.ir.op import Op
 from hwnas.ir.tensor import TensorSpec
-from hwnas.plugins import dotted
+from hwnas.plugins import UNREADABLE, dotted, literal_keywords
 
 
 def print_arch(arch: Arch) -> str:
@@ -58,8 +58,8 @@ def parse_arch(text: str, op_class: Callable[[str], type[Op]]) -> Arch:
                 nodes.append(Node(target, op, tuple(str(n) for n in names)))
         except UserError as error:
             raise UserError(f"line {number} of the arch: {error}") from None
-        except (SyntaxError, ValueError, TypeError) as error:
-            reason = "not a line of an arch" if isinstance(error, SyntaxError) else str(error)
+        except UNREADABLE as error:
+            reason = str(error) if isinstance(error, ValueError | TypeError) else "not a line of an arch"
             raise UserError(f"line {number} of the arch: {reason}", got=line) from None
     raise UserError("an arch ends with output(...)", got=lines[-1][1] if lines else "no lines")
 
@@ -74,7 +74,7 @@ def _parse_line(line: str) -> tuple[str | None, str, list[object], dict[str, obj
     elif not isinstance(statement, ast.Expr):
         raise ValueError("not a line of an arch")
     call = statement.value
-    if not isinstance(call, ast.Call) or any(k.arg is None for k in call.keywords):
+    if not isinstance(call, ast.Call):
         raise ValueError("not a line of an arch")
     names: list[object] = [a.value if isinstance(a, ast.Constant) else dotted(a) for a in call.args]
-    return target, dotted(call.func), names, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    return target, dotted(call.func), names, literal_keywords(call)

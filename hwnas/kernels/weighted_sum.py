@@ -24,10 +24,12 @@ def weighted_sum(xs: list[Tensor], w: Tensor) -> Tensor:
     if not xs:
         raise ValueError("weighted_sum needs at least one tensor, got none")
     x = xs[0]
+    w = w.to(_weight_dtype(x.dtype))
+    _check(xs, w)
     native = x.device.type == "cpu" or (x.device.type == "cuda" and _native.with_cuda)
     types = (torch.float32, torch.float64) if x.device.type == "cpu" else tuple(_TYPES)
     if native and x.dtype in types and len(xs) <= _native.weighted_sum.max_terms:
-        result: Tensor = _forward_op(xs, w.to(_weight_dtype(x.dtype)))
+        result: Tensor = _forward_op(xs, w)
         return result
     return weighted_sum_reference(xs, w)
 

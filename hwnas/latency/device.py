@@ -61,7 +61,7 @@ def load_device(name: str) -> Device:
         raise UserError("unknown device", got=name, remedy=f"known: {', '.join(devices)}, or a folder that holds a device.toml")
     try:
         return Device.model_validate({"name": path.resolve().parent.name, **tomllib.loads(path.read_text())})
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
+    except (ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{path} must describe a device: {reason}", remedy="see latency_models/cpu/device.toml") from None
 

@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from hwnas.errors import UserError
 from hwnas.ir.arch import Arch, Node
@@ -63,10 +64,15 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Measurement:
-        names = {f.name for f in fields(cls)}
-        if not names <= set(values):
-            raise UserError("a measurement lacks a field", got=", ".join(sorted(names - set(values))))
-        return cls(**{k: values[k] for k in names})
+        """UserError if a field is missing or of another type."""
+        try:
+            return _READER.validate_python({f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{first['loc'][0]} of a measurement: {first['msg']}", got=str(first["input"])) from None
+
+
+_READER = TypeAdapter(Measurement)
 
 
 @lru_cache(maxsize=1)
@@ -165,6 +171,10 @@ def measure(
             progress(min(1.0, passed / seconds))
             known = min(canary_ms or math.inf, min(canary.blocks))
             quiet = sorted(canary.blocks)[:LOWEST][-1] <= (1 + CANARY_TOLERANCE) * known and rounds >= LOWEST
+            if rounds < LOWEST:
+                continue
+            if rounds < LOWEST:  # too few to tell
+                continue
             if passed >= seconds or (rounds >= min_rounds and quiet and all(c.settled() for c in candidates)):
                 break
         steal = _steal(ticks, _cpu_ticks())

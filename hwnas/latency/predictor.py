@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class LatencyPredictor(ABC):
 
 def make_predictor(name: str, profile: Profile, space: Space) -> LatencyPredictor:
     """The predictor of that name, fitted."""
-    predictor = load("hwnas.latency.predictors", name, "latency predictor").Predictor(profile, space)
-    if not isinstance(predictor, LatencyPredictor):
+    make = getattr(load("hwnas.latency.predictors", name, "latency predictor"), "Predictor", None)
+    if not (inspect.isclass(make) and issubclass(make, LatencyPredictor)):
         raise UserError("a predictor's module defines Predictor, a LatencyPredictor", got=name)
-    return predictor
+    return make(profile, space)

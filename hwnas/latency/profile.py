@@ -180,17 +180,23 @@ def retest_error(profile: Profile, space: Space) -> float | None:
 def _row(journal: Journal, index: int) -> Row:
     values = journal.rows[index]
     try:
-        arch = read_arch(values["arch"])
-        measurement = Measurement.from_json(values)
-        return Row(values["kind"], values["space"], arch, values["turn"], values["canary_ms"], measurement)
-    except (KeyError, UserError) as error:
+        kind, space, arch, turn, canary_ms = (values[k] for k in ("kind", "space", "arch", "turn", "canary_ms"))
+        typed = all(isinstance(v, str) for v in (kind, space, arch)) and type(turn) is int and type(canary_ms) is float
+        if not typed:
+            raise UserError("kind, space and arch are text, turn and canary_ms numbers", got=str(values)[:80])
+        return Row(kind, space, read_arch(arch), turn, canary_ms, Measurement.from_json(values))
+    except KeyError as error:
+        raise UserError(f"line {index + 2} of {journal.path} is not a row of a profile", got=f"no {error.args[0]}") from None
+    except UserError as error:
         raise UserError(f"line {index + 2} of {journal.path} is not a row of a profile: {error}") from None
 
 
 def _check(journal: Journal, device: Device) -> Journal:
     if journal.header.get("format") != FORMAT:
         raise UserError(f"{journal.path} is not a profile", got=str(journal.header)[:60])
-    here, there = fingerprint(device), journal.header.get("fingerprint", {})
+    here, there = fingerprint(device), journal.header.get("fingerprint")
+    if not isinstance(there, dict):
+        raise UserError(f"the profile {journal.path} carries no fingerprint", got=str(there)[:60], remedy="profile again")
     for key, value in here.items():
         if there.get(key) != value:
             raise UserError(

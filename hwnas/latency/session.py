@@ -78,8 +78,10 @@ class Session:
         if device.provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = ort.InferenceSession(model, options, providers=[(device.provider, dict(device.provider_options))])
-        except _UNREADABLE as error:
+            self._session = ort.InferenceSession(
+                model, options, providers=[(device.provider, dict(device.provider_options))], enable_fallback=False
+            )
+        except (*_UNREADABLE, UnicodeDecodeError) as error:
             raise UserError("this is not a model that ONNX Runtime can read", got=_reason(error)) from None
         except (ort_errors.NotImplemented, ort_errors.Fail, ort_errors.RuntimeException) as error:
             raise UserError(
@@ -91,7 +93,11 @@ class Session:
             raise UserError(f"{device.provider} fell back in silence", got=active, remedy="check the provider's installation")
         rng = np.random.default_rng(0)
         self._binding = self._session.io_binding()
-        for value in self._session.get_inputs():
+        try:
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        except UnicodeDecodeError as error:
+            raise UserError("the names in a model are text", got=str(error)) from None
+        for value in inputs:
             shape = [d if isinstance(d, int) and d > 0 else batch if i == 0 else None for i, d in enumerate(value.shape)]
             if None in shape or value.type not in _ELEMENTS:
                 raise UserError(
@@ -100,7 +106,7 @@ class Session:
                 )  # fmt: skip
             array: NDArray[Any] = rng.standard_normal([d for d in shape if d is not None]).astype(_ELEMENTS[value.type])
             self._binding.bind_cpu_input(value.name, np.ascontiguousarray(array))
-        for value in self._session.get_outputs():
+        for value in outputs:
             self._binding.bind_output(value.name, "cpu")
 
     def run(self) -> None:

@@ -20,6 +20,7 @@ from hwnas.ir import prims
 from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.simplify import simplify
 from hwnas.ir.text import print_arch
+from hwnas.lower.weights import check_weights
 
 OPSET = 20  # the newest in which no op used here changes again; ONNX Runtime 1.17 and later run it
 IR_VERSION = 9
@@ -47,8 +48,6 @@ class _Writer:
 
     def weight(self, name: str) -> str:
         full = f"{self.prefix}.{name}"
-        if full not in self.weights:
-            raise UserError("the arch needs a weight that is missing", got=full)
         self.initializers[full] = np.ascontiguousarray(self.weights[full], np.float32)
         return full
 
@@ -144,9 +143,10 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """The simplified arch as a checked model: input `x` [batch, *dims], output `logits`; the arch's text is in its metadata.
 
-    `batch`: a fixed batch size, or None for a symbolic one. Raises UserError if a weight is missing.
+    `batch`: a fixed batch size, or None for a symbolic one. Raises UserError if a weight is missing or has another shape.
     """
     simple = simplify(arch)
+    check_weights(simple, weights)
     writer = _Writer(weights)
     names = {INPUT: INPUT}
     for node in simple.nodes:

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.graph import Graph
-from hwnas.lower.weights import init_weights
+from hwnas.lower.weights import check_weights, init_weights
 
 BN_MOMENTUM = 0.1  # of the running statistics, as in torch
 
@@ -128,13 +127,10 @@ class ArchModule(nn.Module):
         super().__init__()
         self.arch = arch
         self.bn_momentum = BN_MOMENTUM
+        check_weights(arch, weights)
         self._tensors: dict[str, tuple[nn.Module, str]] = {}
         for name, spec in arch.weights():
-            if name not in weights:
-                raise UserError("the arch needs a weight that is missing", got=name)
             value = torch.from_numpy(np.array(weights[name], np.float32))
-            if tuple(value.shape) != spec.shape:
-                raise UserError(f"weight {name} has shape {spec.shape}", got=tuple(value.shape))
             *path, leaf = name.split(".")
             owner: nn.Module = self
             for part in path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -47,11 +48,10 @@ class Strategy(ABC):
 def make_strategy(text: str, admission: Admission, seed: int) -> Strategy:
     """The strategy that `name` or `name(argument=value, ...)` names."""
     name, arguments = parse_call(text, "strategy")
-    make = load("hwnas.search.strategies", name, "strategy").Strategy
+    make = getattr(load("hwnas.search.strategies", name, "strategy"), "Strategy", None)
+    if not (inspect.isclass(make) and issubclass(make, Strategy)):
+        raise UserError("a strategy's module defines Strategy, a subclass of hwnas.search.strategy.Strategy", got=name)
     try:
-        strategy = make(admission, seed, **arguments)
+        return make(admission, seed, **arguments)
     except TypeError as error:
         raise UserError(f"strategy {name} cannot be built: {error}", got=text) from None
-    if not isinstance(strategy, Strategy):
-        raise UserError("a strategy's module defines Strategy, a subclass of hwnas.search.strategy.Strategy", got=name)
-    return strategy

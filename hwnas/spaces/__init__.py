@@ -16,7 +16,9 @@ def make_space(text: str, **defaults: Any) -> Space:
     Raises UserError for an unknown name or argument, or values that the space refuses.
     """
     name, arguments = parse_call(text, "space")
-    make = load("hwnas.spaces", name, "space").space
+    make = getattr(load("hwnas.spaces", name, "space"), "space", None)
+    if make is None:
+        raise UserError("a space's module defines space(...)", got=name)
     known = list(inspect.signature(make).parameters)
     unknown = [a for a in arguments if a not in known]
     if unknown:

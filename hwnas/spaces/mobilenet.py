@@ -62,8 +62,10 @@ def space(
         raise UserError(
             "the mobilenet space needs stages of (channels, layers, stride) and at least one option a choice", got=stages
         )
-    if any(k % 2 == 0 for k in kernels):
-        raise UserError("kernels are odd", got=kernels)
+    if any(k % 2 != 1 or k < 1 for k in kernels):
+        raise UserError("kernels are odd and positive", got=kernels)
+    if width <= 0 or min(widths) <= 0:
+        raise UserError("widths are positive", got=(width, widths))
     stem_stride, *stage_strides = strides_for(min(input[1:]), (2, *(s for _, _, s in stages)))
     settings = [
         (f"k{k}e{e}" + ("se" if s else ""), k, e, s)

@@ -5,6 +5,7 @@ A genotype is the row of op numbers in which the benchmark's tables are indexed:
 
 from __future__ import annotations
 
+from hwnas.errors import UserError
 from hwnas.ir.arch import Node
 from hwnas.ir.op import Op
 from hwnas.ir.tensor import TensorSpec
@@ -25,6 +26,8 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 def space(input: tuple[int, int, int] = (3, 32, 32), classes: int = 10, channels: int = 16, cells: int = 5) -> Space:
     """`channels` of the first stage (doubled twice) and `cells` a stage; 16 and 5 in the benchmark."""
+    if type(channels) is not int or type(cells) is not int or min(channels, cells) < 1:
+        raise UserError("nasbench201 needs whole numbers of channels and cells, at least 1", got=(channels, cells))
     choices = tuple(Choice(f"e{a}_{b}", OPS) for a, b in EDGES)
     nodes: list[Node | Slot] = [Node("stem", ConvBn(channels, act="none"), ("x",))]
     last = "stem"
