@@ -91,23 +91,28 @@ class Session:
         active = self._session.get_providers()[0]
         if active != device.provider:
             raise UserError(f"{device.provider} fell back in silence", got=active, remedy="check the provider's installation")
-        rng = np.random.default_rng(0)
-        self._binding = self._session.io_binding()
         try:
-            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self._binding = self._bind(batch)
         except UnicodeDecodeError as error:
             raise UserError("the names in a model are text", got=str(error)) from None
-        for value in inputs:
+
+    def _bind(self, batch: int) -> ort.IOBinding:
+        """Random numbers bound to every input, and room for every output."""
+        binding = self._session.io_binding()
+        rng = np.random.default_rng(0)
+        for value in self._session.get_inputs():
             shape = [d if isinstance(d, int) and d > 0 else batch if i == 0 else None for i, d in enumerate(value.shape)]
             if None in shape or value.type not in _ELEMENTS:
                 raise UserError(
                     "only the first dimension of an input may be symbolic, and its elements must be numbers",
-                    got=f"{value.name}: {value.type} {value.shape}", remedy="fix the other dimensions before measuring",
-                )  # fmt: skip
+                    got=f"{value.name}: {value.type} {value.shape}",
+                    remedy="fix the other dimensions before measuring",
+                )
             array: NDArray[Any] = rng.standard_normal([d for d in shape if d is not None]).astype(_ELEMENTS[value.type])
-            self._binding.bind_cpu_input(value.name, np.ascontiguousarray(array))
-        for value in outputs:
-            self._binding.bind_output(value.name, "cpu")
+            binding.bind_cpu_input(value.name, np.ascontiguousarray(array))
+        for value in self._session.get_outputs():
+            binding.bind_output(value.name, "cpu")
+        return binding
 
     def run(self) -> None:
         """One inference on the bound input."""
