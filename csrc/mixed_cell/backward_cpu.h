@@ -1,7 +1,8 @@
 // Backward of the CPU mixed cell, node after node from the last. Kept from forward are the convolutions' results before their
 // batch norms; depthwise results and pools are computed again, which is cheaper than reading them back. For a node:
 //   1. what the pools and skips of the edges that leave it give its state (the convs of those edges have added theirs before);
-//   2. the sums that the batch norms of the edges that enter it need, and the gates' gradients;
+// then, for the edges that enter it, in groups that fit the cache:
+//   2. the sums that their batch norms need, and the gates' gradients;
 //   3. the convs next to the node: weights' gradients, then the state's (dilated) or the first halves' (separable);
 //   4. the first halves of the separable convs.
 // Weights' gradients are summed over a fixed number of groups of images, each in its own place, then over the groups in order:
@@ -33,7 +34,7 @@ struct BackwardScratch {
           node_sums(arena.take<double>(nodes * cp)) {}
 
     // Per edge of the phase and image; which sum stands in which slot is the phase's affair.
-    static constexpr int kSlots = 6;
+    static constexpr int kSlots = 5;
     double* sum(std::int64_t k, int slot, std::int64_t i) const { return sums + ((k * kSlots + slot) * n + i) * cp; }
     double* node_sum(int node) const { return node_sums + node * cp; }
     // Gradient of what enters the second half of a separable conv.
@@ -60,18 +61,14 @@ public:
     BackwardPass(const Plan<T>& plan, const Backward& p, Team& team)
         : plan_(plan), p_(p), team_(team), saved_arena_(const_cast<void*>(p.saved)), scratch_arena_(p.scratch), saved_(plan, saved_arena_),
           scratch_(plan, scratch_arena_), k_(kernels<T>()), gates_(static_cast<const T*>(p.in.gates)), dgates_(static_cast<T*>(p.dgates)),
-          locals_(team.size(), Local(plan)) {}
+          locals_(make_locals<Local>(plan, team)) {}
 
     void run() {
         begin();
         for (int node = plan_.nodes - 1; node >= 0; --node) {
             if (node + 2 < plan_.sources()) pools_and_skips(node + 2);
-            const std::vector<Edge> edges = plan_.edges_into(node);
-            node_sums(node, edges);
-            team_.run(edges.size() * scratch_.groups, [&](std::int64_t unit, int thread) { final_convs(edges, unit, locals_[thread]); });
-            finish_hidden(edges);
-            team_.run(edges.size() * scratch_.groups, [&](std::int64_t unit, int thread) { first_convs(edges, unit, locals_[thread]); });
-            team_.run(edges.size(), [&](std::int64_t k, int) { write_weights(edges[k], k); });
+            node_sum(node);
+            for (const std::vector<Edge>& edges : plan_.groups(plan_.edges_into(node), team_)) convs(edges);
         }
         for (const int state : {1, 0}) pools_and_skips(state);
         if (plan_.padded())
@@ -85,10 +82,9 @@ private:
         explicit Local(const Plan<T>& plan)
             : state(plan.haloed(plan.in, kHalo)), node(plan.shape.reduction ? plan.haloed(plan.out, kHalo) : 0),
               second(plan.haloed(plan.out, kSecondHalo)), du(plan.haloed(plan.out, kHalo)), dx(plan.elements(plan.in)),
-              u(static_cast<std::int64_t>(plan.chunk_rows) * plan.out.w * plan.cp), dz(u.size()) {
-            for (auto* pool : {&max, &average, &dmax, &daverage}) pool->resize(plan.elements(plan.out));
-        }
-        std::vector<T> state, node, second, du, dx, u, dz, max, average, dmax, daverage;
+              u(plan.chunk()), dz(plan.chunk()), max(plan.elements(plan.out)), average(plan.elements(plan.out)),
+              dmax(plan.elements(plan.out)), daverage(plan.elements(plan.out)) {}
+        AlignedBuffer<T> state, node, second, du, dx, u, dz, max, average, dmax, daverage;
     };
 
     // Gradient of a state's image, complete once the edges that leave the state have added to it.
@@ -196,47 +192,65 @@ private:
             const Area<T> value[2] = {plan_.dense(local.max.data(), plan_.out), plan_.dense(local.average.data(), plan_.out)};
             const Norm<T> norm[2] = {max_norm, average_norm};
             for (int pool = 0; pool < 2; ++pool) {
-                for (std::size_t k = 0; k < edges.size(); ++k)
-                    k_.blend(d[pool], gradient(edges[k].to(), i), scratch_.gate(k, pool), scratch_.zero, size, k > 0);
+                blend_gradients(d[pool], edges, pool, i, false);
                 const NormGradient<T> to = scratch_.pool_norm(pool == 1);
                 k_.normalise_backward(d[pool], d[pool], value[pool], to.a, to.b, norm[pool].mean, to.c0, size);
             }
             const Area<T> dx = gradient(state, i);
             k_.pool_backward(dx, states_.image(state, i), d[0], d[1], plan_.pool(state), plan_.cp);
-            for (std::size_t k = 0; identity && k < edges.size(); ++k)
-                k_.blend(dx, gradient(edges[k].to(), i), scratch_.gate(k, 2), scratch_.zero, size, true);
+            if (identity) blend_gradients(dx, edges, 2, i, true);
         });
+    }
+
+    // dst (+)= the gradients of the nodes that the edges enter, each times its gate.
+    void blend_gradients(Area<T> dst, const std::vector<Edge>& edges, int gate, std::int64_t i, bool accumulate) {
+        for (std::size_t k = 0; k < edges.size(); ++k) {
+            const Term<T> term{gradient(edges[k].to(), i), scratch_.gate(k, gate), scratch_.zero};
+            k_.blend(dst, &term, 1, plan_.size(plan_.out), accumulate || k > 0);
+        }
     }
 
     // ---- convs of the edges that enter a node ----
 
-    void node_sums(int node, const std::vector<Edge>& edges) {
+    void node_sum(int node) {
+        team_.run(plan_.n, [&](std::int64_t i, int) {
+            std::fill_n(scratch_.sum(0, 0, i), plan_.cp, 0.0);
+            k_.sum(scratch_.sum(0, 0, i), gradient(node + 2, i), plan_.size(plan_.out));
+        });
+        std::vector<double> channels;
+        total(0, 0, channels);
+        std::copy(channels.begin(), channels.end(), scratch_.node_sum(node));
+    }
+
+    void convs(const std::vector<Edge>& edges) {
+        const std::int64_t units = static_cast<std::int64_t>(edges.size()) * scratch_.groups;
+        norm_sums(edges);
+        team_.run(units, [&](std::int64_t unit, int thread) { final_convs(edges, unit, locals_[thread]); });
+        finish_hidden(edges);
+        team_.run(units, [&](std::int64_t unit, int thread) { first_convs(edges, unit, locals_[thread]); });
+        team_.run(edges.size(), [&](std::int64_t k, int) { write_weights(edges[k], k); });
+    }
+
+    void norm_sums(const std::vector<Edge>& edges) {
         const Size size = plan_.size(plan_.out);
-        constexpr int kReduceSlot = 4, kSumSlot = 5;
+        constexpr int kReduceSlot = 4;
         team_.run(edges.size() * plan_.n, [&](std::int64_t unit, int) {
             const std::int64_t k = unit / plan_.n, i = unit % plan_.n;
             const Edge& e = edges[k];
-            const Area<T> g = gradient(node + 2, i);
+            const Area<T> g = gradient(e.to(), i);
             const auto dot = [&](int slot, const T* z, Norm<T> norm) {
                 std::fill_n(scratch_.sum(k, slot, i), plan_.cp, 0.0);
                 k_.dot(scratch_.sum(k, slot, i), g, plan_.dense(z, plan_.out), norm.mean, norm.rstd, size);
             };
             for (int f = 0; f < 4; ++f) dot(f, saved_.z(e, kFinal[f], i), saved_.norm(e, kFinal[f]));
             if (e.stride == 2) dot(kReduceSlot, saved_.fr(e, i), saved_.fr_norm(e));
-            if (k == 0) {
-                std::fill_n(scratch_.sum(0, kSumSlot, i), plan_.cp, 0.0);
-                k_.sum(scratch_.sum(0, kSumSlot, i), g, size);
-            }
         });
         std::vector<double> channels;
-        total(0, kSumSlot, channels);
-        double* const sum = scratch_.node_sum(node);
-        std::copy(channels.begin(), channels.end(), sum);
         for (std::size_t k = 0; k < edges.size(); ++k) {
             const Edge& e = edges[k];
             const auto finish = [&](int slot, Op op, int conv, const T* rstd) {
                 dgates_[e.index * kOps + op] = static_cast<T>(total(k, slot, channels));
-                set(scratch_.norm(k, conv), sum, channels.data(), rstd, gates_[e.index * kOps + op]);
+                set(scratch_.norm(k, conv), scratch_.node_sum(e.node), channels.data(), rstd, gates_[e.index * kOps + op]);
             };
             for (int f = 0; f < 4; ++f) finish(f, kOpOf[kFinal[f]], kFinal[f], saved_.norm(e, kFinal[f]).rstd);
             if (e.stride == 2) finish(kReduceSlot, kSkip, kConvs, saved_.fr_norm(e).rstd);

@@ -1,7 +1,7 @@
-// Forward of the CPU mixed cell. State after state: one phase takes every edge that leaves the state through its depthwise and
-// pointwise convolutions (the depthwise results of a chunk of rows stay in L1), one takes the separable convs through their
-// second halves, and one blends what enters the next node. Batch norm stands between phases, so its sums are taken from each
-// image while it is in cache and normalising is part of the next phase.
+// Forward of the CPU mixed cell, state after state, its edges in groups that fit the cache: one phase takes them through
+// the convolutions that read the state (the depthwise results of a chunk of rows stay in L1), one through the second halves
+// of the separable convs, one blends all into the nodes. Batch norm stands between the phases: its sums are taken from each
+// image while it is in cache, and normalising is part of the next phase.
 #pragma once
 
 #include "mixed_cell/plan_cpu.h"
@@ -9,23 +9,20 @@
 namespace hwnas::mixed_cell::cpu {
 
 // The terms that an edge adds to its node, each scale * (term - mean).
-enum Term : int { kTermSep3, kTermSep5, kTermDil3, kTermDil5, kTermMax, kTermAverage, kTermSkip, kTerms };
+enum EdgeTerm : int { kTermSep3, kTermSep5, kTermDil3, kTermDil5, kTermMax, kTermAverage, kTermSkip, kTerms };
 
 template <typename T>
 struct ForwardScratch {
     ForwardScratch(const Plan<T>& plan, Arena& arena)
         : weights(plan, arena), image(plan.elements(plan.out)), n(plan.n), cp(plan.cp), spare(arena.take<T>(spare_elements(plan))),
           pools_(arena.take<T>(plan.sources() * 2 * n * image)), scale_(arena.take<T>(plan.edges.size() * kTerms * cp)),
-          zero(arena.take<T>(cp)), moments_(arena.take<double>((plan.nodes * (kConvs + 1) + 2) * n * 2 * cp)) {}
+          zero(arena.take<T>(cp)), moments_(arena.take<double>(plan.nodes * (kConvs + 1) * n * 2 * cp)) {}
 
     T* pool(int state, bool average, std::int64_t i) const { return pools_ + ((state * 2 + average) * n + i) * image; }
     T* scale(const Edge& e, int term) const { return scale_ + (e.index * kTerms + term) * cp; }
-    // Per image: mean, then sum of squared distances. Of the k-th edge that leaves the current state: its convs, and (as conv
-    // kConvs) its factorized reduce.
+    // Per image: mean, then sum of squared distances from it. Of the k-th edge in hand: its convs, and as conv kConvs its
+    // factorized reduce.
     double* moments(int k, int conv, std::int64_t i) const { return moments_ + ((k * (kConvs + 1) + conv) * n + i) * 2 * cp; }
-    double* pool_moments(int nodes, bool average, std::int64_t i) const {
-        return moments_ + ((nodes * (kConvs + 1) + average) * n + i) * 2 * cp;
-    }
 
     Weights<T> weights;
     std::int64_t image, n, cp;
@@ -47,50 +44,62 @@ public:
     ForwardPass(const Plan<T>& plan, const Forward& p, Team& team)
         : plan_(plan), in_(p.in), team_(team), saved_arena_(p.saved), scratch_arena_(p.scratch), saved_(plan, saved_arena_),
           scratch_(plan, scratch_arena_), k_(kernels<T>()), y_(static_cast<T*>(p.y)), gates_(static_cast<const T*>(p.in.gates)),
-          locals_(team.size(), Local(plan)) {}
+          locals_(make_locals<Local>(plan, team)) {}
 
     void run() {
         std::fill_n(scratch_.zero, plan_.cp, T(0));
         team_.run(plan_.edges.size(), [&](std::int64_t e, int) { scratch_.weights.pack(plan_, in_, plan_.edges[e], true); });
         states_ = bind_states(plan_, in_, y_, scratch_.spare, false);
         for (int state = 0; state < plan_.sources(); ++state) {
-            if (state >= 2) blend(state - 2);
-            leave(state);
+            all_pools(state);
+            for (const std::vector<Edge>& edges : plan_.groups(plan_.edges_from(state), team_)) add_edges(edges);
         }
-        blend(plan_.nodes - 1);
+        if (plan_.padded())
+            for (int node = 0; node < plan_.nodes; ++node)
+                copy_channels(y_ + node * plan_.c, plan_.nodes * plan_.c, static_cast<const T*>(states_.image(node + 2, 0).at), plan_.cp, plan_.c,
+                              0, plan_.n * plan_.out.pixels());
     }
 
 private:
     struct Local {  // a thread's own; halos are zeroed once and never written
         explicit Local(const Plan<T>& plan)
             : state(plan.haloed(plan.in, kHalo)), second(plan.haloed(plan.out, kSecondHalo)), node(plan.shape.reduction ? plan.haloed(plan.out, kHalo) : 0),
-              u(static_cast<std::int64_t>(plan.chunk_rows) * plan.out.w * plan.cp) {}
-        std::vector<T> state, second, node, u;
+              u(plan.chunk()) {}
+        AlignedBuffer<T> state, second, node, u;
     };
 
-    // Every edge that leaves `state`, up to the statistics of all that it adds to its node.
-    void leave(int state) {
-        const std::vector<Edge> edges = plan_.edges_from(state);
-        const std::int64_t n = plan_.n, count = static_cast<std::int64_t>(edges.size());
-        team_.run((count + 1) * n, [&](std::int64_t unit, int thread) {
-            const std::int64_t k = unit / n, i = unit % n;
-            if (k < count) first_convs(edges[k], static_cast<int>(k), i, locals_[thread]);
-            else pools(state, i);
+    void all_pools(int state) {
+        team_.run(plan_.n, [&](std::int64_t i, int) {
+            T* const max = scratch_.pool(state, false, i);
+            T* const average = scratch_.pool(state, true, i);
+            k_.pool(plan_.dense(max, plan_.out), plan_.dense(average, plan_.out), states_.image(state, i), plan_.pool(state), plan_.cp);
+            moments(scratch_.moments(0, kMaxPool, i), max);
+            moments(scratch_.moments(0, kAvgPool, i), average);
         });
-        for (int k = 0; k < count; ++k) {
-            for (const Conv conv : kFromState) finish([&](std::int64_t i) { return scratch_.moments(k, conv, i); }, saved_.norm(edges[k], conv));
-            if (edges[k].stride == 2) finish([&](std::int64_t i) { return scratch_.moments(k, kConvs, i); }, saved_.fr_norm(edges[k]));
-        }
-        for (const bool average : {false, true})
-            finish([&](std::int64_t i) { return scratch_.pool_moments(plan_.nodes, average, i); }, saved_.pool_norm(state, average));
+        finish(0, kMaxPool, saved_.pool_norm(state, false));
+        finish(0, kAvgPool, saved_.pool_norm(state, true));
+    }
 
-        team_.run(count * n, [&](std::int64_t unit, int thread) {
-            second_convs(edges[unit / n], static_cast<int>(unit / n), unit % n, locals_[thread]);
-        });
+    // Edges that leave one state, up to what they add to their nodes.
+    void add_edges(const std::vector<Edge>& edges) {
+        const std::int64_t n = plan_.n;
+        const int count = static_cast<int>(edges.size());
+        const auto each = [&](const auto& phase) {
+            team_.run(count * n, [&](std::int64_t unit, int thread) {
+                phase(edges[unit / n], static_cast<int>(unit / n), unit % n, locals_[thread]);
+            });
+        };
+        each([&](const Edge& e, int k, std::int64_t i, Local& local) { first_convs(e, k, i, local); });
         for (int k = 0; k < count; ++k) {
-            for (const Conv conv : kSecond) finish([&](std::int64_t i) { return scratch_.moments(k, conv, i); }, saved_.norm(edges[k], conv));
+            for (const Conv conv : kFromState) finish(k, conv, saved_.norm(edges[k], conv));
+            if (edges[k].stride == 2) finish(k, kConvs, saved_.fr_norm(edges[k]));
+        }
+        each([&](const Edge& e, int k, std::int64_t i, Local& local) { second_convs(e, k, i, local); });
+        for (int k = 0; k < count; ++k) {
+            for (const Conv conv : kSecond) finish(k, conv, saved_.norm(edges[k], conv));
             scales(edges[k]);
         }
+        each([&](const Edge& e, int, std::int64_t i, Local&) { blend(e, i); });
     }
 
     void first_convs(const Edge& e, int k, std::int64_t i, Local& local) {
@@ -134,29 +143,20 @@ private:
         k_.pointwise(plan_.dense(saved_.z(e, conv, i), plan_.out, row), u, scratch_.weights.pw(e, conv), size, false);
     }
 
-    void pools(int state, std::int64_t i) {
-        T* const max = scratch_.pool(state, false, i);
-        T* const average = scratch_.pool(state, true, i);
-        k_.pool(plan_.dense(max, plan_.out), plan_.dense(average, plan_.out), states_.image(state, i), plan_.pool(state), plan_.cp);
-        moments(scratch_.pool_moments(plan_.nodes, false, i), max);
-        moments(scratch_.pool_moments(plan_.nodes, true, i), average);
-    }
-
     void moments(double* out, const T* image) { k_.moments(out, out + plan_.cp, plan_.dense(image, plan_.out), plan_.size(plan_.out)); }
 
     // The images' moments into the batch's, in the images' order: the threads' number cannot show.
-    template <typename F>
-    void finish(const F& image, Norm<T> norm) {
+    void finish(int k, int conv, Norm<T> norm) {
         const int cp = plan_.cp;
         const double images = static_cast<double>(plan_.n), pixels = static_cast<double>(plan_.out.pixels());
         std::vector<double> mean(cp, 0.0), m2(cp, 0.0);
         for (std::int64_t i = 0; i < plan_.n; ++i)
-            for (int ch = 0; ch < cp; ++ch) mean[ch] += image(i)[ch];
+            for (int ch = 0; ch < cp; ++ch) mean[ch] += scratch_.moments(k, conv, i)[ch];
         for (int ch = 0; ch < cp; ++ch) mean[ch] /= images;
         for (std::int64_t i = 0; i < plan_.n; ++i)
             for (int ch = 0; ch < cp; ++ch) {
-                const double distance = image(i)[ch] - mean[ch];
-                m2[ch] += image(i)[cp + ch] + pixels * distance * distance;
+                const double distance = scratch_.moments(k, conv, i)[ch] - mean[ch];
+                m2[ch] += scratch_.moments(k, conv, i)[cp + ch] + pixels * distance * distance;
             }
         for (int ch = 0; ch < cp; ++ch) {
             norm.mean[ch] = static_cast<T>(mean[ch]);
@@ -166,40 +166,29 @@ private:
 
     void scales(const Edge& e) {
         const T* gate = gates_ + e.index * kOps;
-        const auto set = [&](Term term, Op op, const T* rstd) {
+        const auto set = [&](EdgeTerm term, Op op, const T* rstd) {
             for (int ch = 0; ch < plan_.cp; ++ch) scratch_.scale(e, term)[ch] = rstd ? gate[op] * rstd[ch] : gate[op];
         };
-        for (int f = 0; f < 4; ++f) set(static_cast<Term>(f), kOpOf[kFinal[f]], saved_.norm(e, kFinal[f]).rstd);
+        for (int f = 0; f < 4; ++f) set(static_cast<EdgeTerm>(f), kOpOf[kFinal[f]], saved_.norm(e, kFinal[f]).rstd);
         set(kTermMax, kMaxPool, saved_.pool_norm(e.from, false).rstd);
         set(kTermAverage, kAvgPool, saved_.pool_norm(e.from, true).rstd);
         set(kTermSkip, kSkip, e.stride == 2 ? saved_.fr_norm(e).rstd : nullptr);
     }
 
-    void blend(int node) {
-        const std::vector<Edge> edges = plan_.edges_into(node);
-        team_.run(plan_.n, [&](std::int64_t i, int) {
-            for (int row = 0; row < plan_.out.h; row += plan_.chunk_rows) {
-                const Size size{std::min(plan_.chunk_rows, plan_.out.h - row), plan_.out.w, plan_.cp};
-                const Area<T> y = states_.image(node + 2, i, row);
-                bool accumulate = false;
-                const auto add = [&](const Edge& e, Term term, Area<const T> source, const T* mean) {
-                    k_.blend(y, source, scratch_.scale(e, term), mean, size, accumulate);
-                    accumulate = true;
-                };
-                for (const Edge& e : edges) {
-                    for (int f = 0; f < 4; ++f)
-                        add(e, static_cast<Term>(f), plan_.dense(saved_.z(e, kFinal[f], i), plan_.out, row), saved_.norm(e, kFinal[f]).mean);
-                    for (const bool average : {false, true})
-                        add(e, average ? kTermAverage : kTermMax, plan_.dense(scratch_.pool(e.from, average, i), plan_.out, row),
-                            saved_.pool_norm(e.from, average).mean);
-                    if (e.stride == 2) add(e, kTermSkip, plan_.dense(saved_.fr(e, i), plan_.out, row), saved_.fr_norm(e).mean);
-                    else add(e, kTermSkip, states_.image(e.from, i, row), scratch_.zero);
-                }
-            }
-            if (plan_.padded())
-                copy_channels(y_ + i * plan_.out.pixels() * plan_.nodes * plan_.c + node * plan_.c, plan_.nodes * plan_.c,
-                              static_cast<const T*>(states_.image(node + 2, i).at), plan_.cp, plan_.c, 0, plan_.out.pixels());
-        });
+    void blend(const Edge& e, std::int64_t i) {
+        for (int row = 0; row < plan_.out.h; row += plan_.chunk_rows) {
+            const Size size{std::min(plan_.chunk_rows, plan_.out.h - row), plan_.out.w, plan_.cp};
+            Term<T> terms[kTerms];
+            const auto set = [&](int term, Area<const T> area, const T* mean) { terms[term] = {area, scratch_.scale(e, term), mean}; };
+            for (int f = 0; f < 4; ++f)
+                set(f, plan_.dense(saved_.z(e, kFinal[f], i), plan_.out, row), saved_.norm(e, kFinal[f]).mean);
+            for (const bool average : {false, true})
+                set(average ? kTermAverage : kTermMax, plan_.dense(scratch_.pool(e.from, average, i), plan_.out, row),
+                    saved_.pool_norm(e.from, average).mean);
+            if (e.stride == 2) set(kTermSkip, plan_.dense(saved_.fr(e, i), plan_.out, row), saved_.fr_norm(e).mean);
+            else set(kTermSkip, states_.image(e.from, i, row), scratch_.zero);
+            k_.blend(states_.image(e.to(), i, row), terms, kTerms, size, e.from > 0);  // a node's first edge is the one from s0
+        }
     }
 
     const Plan<T>& plan_;

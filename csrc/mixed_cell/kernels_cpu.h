@@ -21,13 +21,19 @@ struct Size {
     int rows, width, c;
 };
 
-// A depthwise convolution as the list of its taps: element offset from the output pixel's base in the source, and which row
-// of the weights [taps, c] belongs to it. Dilation, padding, flipped kernels and the parities of a strided gradient are all
+// A depthwise convolution as the list of its taps: element offset from the output pixel's base in the source, and offset of
+// the tap's row in the weights [taps, c]. Dilation, padding, flipped kernels and the parities of a strided gradient are all
 // just other lists.
 struct Taps {
     int count = 0;
     std::ptrdiff_t offset[kMaxTaps];
     int weight[kMaxTaps];
+};
+
+template <typename T>
+struct Term {
+    Area<const T> area;
+    const T *scale, *mean;  // [c]
 };
 
 struct Pool {  // 3x3, padding 1
@@ -49,8 +55,8 @@ struct Kernels {
     void (*relu)(Area<T> dst, Area<const T> src, Size size);
     // dst = relu((z - mean) * rstd)
     void (*normalise_relu)(Area<T> dst, Area<const T> z, const T* mean, const T* rstd, Size size);
-    // dst (+)= scale * (src - mean)
-    void (*blend)(Area<T> dst, Area<const T> src, const T* scale, const T* mean, Size size, bool accumulate);
+    // dst (+)= sum over terms of scale * (area - mean)
+    void (*blend)(Area<T> dst, const Term<T>* terms, int count, Size size, bool accumulate);
     // dot[c] += sum over pixels of g * (z - mean) * rstd
     void (*dot)(double* dot, Area<const T> g, Area<const T> z, const T* mean, const T* rstd, Size size);
     // sum[c] += sum over pixels of g

@@ -38,10 +38,35 @@ inline T* pixel(Area<T> area, int y, int x) {
     return area.at + y * area.row + x * area.pixel;
 }
 
+// Channels in blocks of at most four vectors, so that a block's coefficients stay in registers: f(Count<V>(), first channel).
+template <int V> struct Count { static constexpr int value = V; };
+
+template <typename T, typename F>
+inline void channel_blocks(int c, const F& f) {
+    int v = 0;
+    for (; c - v >= 4 * kLanes<T>; v += 4 * kLanes<T>) f(Count<4>(), v);
+    for (; c - v >= 2 * kLanes<T>; v += 2 * kLanes<T>) f(Count<2>(), v);
+    for (; v < c; v += kLanes<T>) f(Count<1>(), v);
+}
+
+// Calls f(Count<S>()) with the step between pixels as a constant where it is a usual one, else S = 0: with a step that is
+// known only at run time an address costs an addition, each waiting for the one before, and an FMA a cycle is the most.
+template <typename F>
+inline void with_step(std::ptrdiff_t step, const F& f) {
+    switch (step) {
+        case 16: return f(Count<16>());
+        case 32: return f(Count<32>());
+        case 64: return f(Count<64>());
+        case 128: return f(Count<128>());
+        default: return f(Count<0>());
+    }
+}
+
 // ---- depthwise ----
 
-template <typename T, int P, bool kAccumulate>
+template <typename T, int P, int S, bool kAccumulate>
 inline void depthwise_row(T* dst, std::ptrdiff_t dst_pixel, const T* src, std::ptrdiff_t src_pixel, const Taps& taps, const T* w, int width, int c) {
+    if constexpr (S != 0) src_pixel = S;
     for (; width >= P; width -= P, dst += P * dst_pixel, src += P * src_pixel) {
         for (int v = 0; v < c; v += kLanes<T>) {
             Vec<T> acc[P];
@@ -51,7 +76,7 @@ inline void depthwise_row(T* dst, std::ptrdiff_t dst_pixel, const T* src, std::p
                 else acc[p] = Vec<T>{};
             }
             for (int t = 0; t < taps.count; ++t) {
-                const Vec<T> weight = load(w + taps.weight[t] * c + v);
+                const Vec<T> weight = load(w + taps.weight[t] + v);
                 const T* s = src + taps.offset[t] + v;
 #pragma GCC unroll 16
                 for (int p = 0; p < P; ++p) acc[p] += weight * load(s + p * src_pixel);
@@ -60,17 +85,20 @@ inline void depthwise_row(T* dst, std::ptrdiff_t dst_pixel, const T* src, std::p
             for (int p = 0; p < P; ++p) store(dst + p * dst_pixel + v, acc[p]);
         }
     }
-    if constexpr (P > 1) depthwise_row<T, P / 2, kAccumulate>(dst, dst_pixel, src, src_pixel, taps, w, width, c);
+    if constexpr (P > 1) depthwise_row<T, P / 2, S, kAccumulate>(dst, dst_pixel, src, src_pixel, taps, w, width, c);
 }
 
 template <typename T>
 void depthwise(Area<T> dst, Area<const T> src, const Taps& taps, const T* w, Size size, bool accumulate) {
-    for (int y = 0; y < size.rows; ++y) {
-        T* d = dst.at + y * dst.row;
-        const T* s = src.at + y * src.row;
-        if (accumulate) depthwise_row<T, kStrip, true>(d, dst.pixel, s, src.pixel, taps, w, size.width, size.c);
-        else depthwise_row<T, kStrip, false>(d, dst.pixel, s, src.pixel, taps, w, size.width, size.c);
-    }
+    with_step(src.pixel, [&](auto step) {
+        constexpr int S = decltype(step)::value;
+        for (int y = 0; y < size.rows; ++y) {
+            T* d = dst.at + y * dst.row;
+            const T* s = src.at + y * src.row;
+            if (accumulate) depthwise_row<T, kStrip, S, true>(d, dst.pixel, s, src.pixel, taps, w, size.width, size.c);
+            else depthwise_row<T, kStrip, S, false>(d, dst.pixel, s, src.pixel, taps, w, size.width, size.c);
+        }
+    });
 }
 
 template <typename T, int N>
@@ -89,7 +117,7 @@ inline void depthwise_weights_taps(T* dw, Area<const T> src, Area<const T> du, c
             }
         }
         for (int t = 0; t < N; ++t) {
-            T* out = dw + taps.weight[first + t] * size.c + v;
+            T* out = dw + taps.weight[first + t] + v;
             store(out, load(out) + acc[t]);
         }
     }
@@ -105,8 +133,9 @@ void depthwise_weights(T* dw, Area<const T> src, Area<const T> du, const Taps& t
 
 // ---- pointwise ----
 
-template <typename T, int P, int V, bool kAccumulate>
+template <typename T, int P, int V, int S, bool kAccumulate>
 inline void pointwise_strips(T* dst, std::ptrdiff_t dst_pixel, const T* src, std::ptrdiff_t src_pixel, const T* w, int width, int c) {
+    if constexpr (S != 0) src_pixel = S;
     for (; width >= P; width -= P, dst += P * dst_pixel, src += P * src_pixel) {
         Vec<T> acc[P][V];
 #pragma GCC unroll 16
@@ -130,27 +159,30 @@ inline void pointwise_strips(T* dst, std::ptrdiff_t dst_pixel, const T* src, std
 #pragma GCC unroll 2
             for (int v = 0; v < V; ++v) store(dst + p * dst_pixel + v * kLanes<T>, acc[p][v]);
     }
-    if constexpr (P > 1) pointwise_strips<T, P / 2, V, kAccumulate>(dst, dst_pixel, src, src_pixel, w, width, c);
+    if constexpr (P > 1) pointwise_strips<T, P / 2, V, S, kAccumulate>(dst, dst_pixel, src, src_pixel, w, width, c);
 }
 
-template <typename T, bool kAccumulate>
+template <typename T, int S, bool kAccumulate>
 inline void pointwise_row(T* dst, std::ptrdiff_t dst_pixel, const T* src, std::ptrdiff_t src_pixel, const T* w, int width, int c) {
     int n = 0;
     for (; c - n >= 2 * kLanes<T>; n += 2 * kLanes<T>)
-        pointwise_strips<T, kStrip / 2, 2, kAccumulate>(dst + n, dst_pixel, src, src_pixel, w + n, width, c);
+        pointwise_strips<T, kStrip / 2, 2, S, kAccumulate>(dst + n, dst_pixel, src, src_pixel, w + n, width, c);
     for (; n < c; n += kLanes<T>)
-        pointwise_strips<T, kStrip, 1, kAccumulate>(dst + n, dst_pixel, src, src_pixel, w + n, width, c);
+        pointwise_strips<T, kStrip, 1, S, kAccumulate>(dst + n, dst_pixel, src, src_pixel, w + n, width, c);
 }
 
 template <typename T>
 void pointwise(Area<T> dst, Area<const T> src, const T* w, Size size, bool accumulate) {
     if (dst.row == size.width * dst.pixel && src.row == size.width * src.pixel) size = {1, size.rows * size.width, size.c};
-    for (int y = 0; y < size.rows; ++y) {
-        T* d = dst.at + y * dst.row;
-        const T* s = src.at + y * src.row;
-        if (accumulate) pointwise_row<T, true>(d, dst.pixel, s, src.pixel, w, size.width, size.c);
-        else pointwise_row<T, false>(d, dst.pixel, s, src.pixel, w, size.width, size.c);
-    }
+    with_step(src.pixel, [&](auto step) {
+        constexpr int S = decltype(step)::value;
+        for (int y = 0; y < size.rows; ++y) {
+            T* d = dst.at + y * dst.row;
+            const T* s = src.at + y * src.row;
+            if (accumulate) pointwise_row<T, S, true>(d, dst.pixel, s, src.pixel, w, size.width, size.c);
+            else pointwise_row<T, S, false>(d, dst.pixel, s, src.pixel, w, size.width, size.c);
+        }
+    });
 }
 
 template <typename T, int M, int V>
@@ -256,30 +288,64 @@ void relu(Area<T> dst, Area<const T> src, Size size) {
 
 template <typename T>
 void normalise_relu(Area<T> dst, Area<const T> z, const T* mean, const T* rstd, Size size) {
-    each_pixel(size, [&](int y, int x) {
-        for (int v = 0; v < size.c; v += kLanes<T>)
-            store(pixel(dst, y, x) + v, positive<T>((load(pixel(z, y, x) + v) - load(mean + v)) * load(rstd + v)));
+    channel_blocks<T>(size.c, [&](auto vectors, int first) {
+        constexpr int V = decltype(vectors)::value;
+        Vec<T> m[V], r[V];
+        for (int i = 0; i < V; ++i) m[i] = load(mean + first + i * kLanes<T>), r[i] = load(rstd + first + i * kLanes<T>);
+        each_pixel(size, [&](int y, int x) {
+            const T* s = pixel(z, y, x) + first;
+            T* d = pixel(dst, y, x) + first;
+            for (int i = 0; i < V; ++i) store(d + i * kLanes<T>, positive<T>((load(s + i * kLanes<T>) - m[i]) * r[i]));
+        });
     });
 }
 
-template <typename T>
-void blend(Area<T> dst, Area<const T> src, const T* scale, const T* mean, Size size, bool accumulate) {
-    each_pixel(size, [&](int y, int x) {
-        T* d = pixel(dst, y, x);
-        const T* s = pixel(src, y, x);
-        for (int v = 0; v < size.c; v += kLanes<T>) {
-            const Vec<T> before = accumulate ? load(d + v) : Vec<T>{};
-            store(d + v, before + load(scale + v) * (load(s + v) - load(mean + v)));
+template <typename T, int N>
+inline void blend_some(Area<T> dst, const Term<T>* terms, Size size, bool accumulate) {
+    for (int v = 0; v < size.c; v += kLanes<T>) {
+        Vec<T> scale[N], mean[N];
+        for (int k = 0; k < N; ++k) scale[k] = load(terms[k].scale + v), mean[k] = load(terms[k].mean + v);
+        for (int y = 0; y < size.rows; ++y) {
+            T* d = dst.at + y * dst.row + v;
+            const T* s[N];
+            for (int k = 0; k < N; ++k) s[k] = terms[k].area.at + y * terms[k].area.row + v;
+            for (int x = 0; x < size.width; ++x, d += dst.pixel) {
+                Vec<T> sum = accumulate ? load(d) : Vec<T>{};
+                for (int k = 0; k < N; ++k) {
+                    sum += scale[k] * (load(s[k]) - mean[k]);
+                    s[k] += terms[k].area.pixel;
+                }
+                store(d, sum);
+            }
         }
-    });
+    }
+}
+
+template <typename T>
+void blend(Area<T> dst, const Term<T>* terms, int count, Size size, bool accumulate) {
+    for (; count >= 4; count -= 4, terms += 4, accumulate = true) blend_some<T, 4>(dst, terms, size, accumulate);
+    for (; count >= 2; count -= 2, terms += 2, accumulate = true) blend_some<T, 2>(dst, terms, size, accumulate);
+    if (count == 1) blend_some<T, 1>(dst, terms, size, accumulate);
 }
 
 template <typename T>
 void normalise_backward(Area<T> dz, Area<const T> g, Area<const T> z, const T* a, const T* b, const T* mean, const T* c0, Size size) {
-    each_pixel(size, [&](int y, int x) {
-        for (int v = 0; v < size.c; v += kLanes<T>)
-            store(pixel(dz, y, x) + v, load(a + v) * load(pixel(g, y, x) + v) +
-                                           (load(b + v) * (load(pixel(z, y, x) + v) - load(mean + v)) + load(c0 + v)));
+    channel_blocks<T>(size.c, [&](auto vectors, int first) {
+        constexpr int V = decltype(vectors)::value;
+        Vec<T> va[V], vb[V], vm[V], vc[V];
+        for (int i = 0; i < V; ++i) {
+            const int v = first + i * kLanes<T>;
+            va[i] = load(a + v), vb[i] = load(b + v), vm[i] = load(mean + v), vc[i] = load(c0 + v);
+        }
+        each_pixel(size, [&](int y, int x) {
+            const T* pg = pixel(g, y, x) + first;
+            const T* pz = pixel(z, y, x) + first;
+            T* d = pixel(dz, y, x) + first;
+            for (int i = 0; i < V; ++i) {
+                const int v = i * kLanes<T>;
+                store(d + v, va[i] * load(pg + v) + (vb[i] * (load(pz + v) - vm[i]) + vc[i]));
+            }
+        });
     });
 }
 
@@ -306,19 +372,34 @@ inline Window window(const Pool& pool, int y, int x) {
     return {top < 0 ? 0 : top, top + 3 > pool.h ? pool.h : top + 3, left < 0 ? 0 : left, left + 3 > pool.w ? pool.w : left + 3};
 }
 
+// Calls f(full, window, y, x): a window that the border does not cut is a constant 3x3, and its loops unroll.
+template <typename F>
+inline void each_window(const Pool& pool, const F& f) {
+    each_pixel({pool.out_h, pool.out_w, 0}, [&](int y, int x) {
+        const Window win = window(pool, y, x);
+        if (win.y1 - win.y0 == 3 && win.x1 - win.x0 == 3) f(Count<3>(), win, y, x);
+        else f(Count<0>(), win, y, x);
+    });
+}
+
 template <typename T>
 void pool(Area<T> max, Area<T> average, Area<const T> x, Pool pool, int c) {
-    each_pixel({pool.out_h, pool.out_w, c}, [&](int oy, int ox) {
-        const Window win = window(pool, oy, ox);
-        const T inverse = T(1) / static_cast<T>((win.y1 - win.y0) * (win.x1 - win.x0));
+    each_window(pool, [&](auto full, Window win, int oy, int ox) {
+        constexpr int N = decltype(full)::value;
+        const int rows = N ? N : win.y1 - win.y0, width = N ? N : win.x1 - win.x0;
+        const Vec<T> inverse = Vec<T>{} + T(1) / static_cast<T>(rows * width);
         for (int v = 0; v < c; v += kLanes<T>) {
-            Vec<T> best = load(pixel(x, win.y0, win.x0) + v), total{};
-            for (int iy = win.y0; iy < win.y1; ++iy)
-                for (int ix = win.x0; ix < win.x1; ++ix) {
-                    const Vec<T> value = load(pixel(x, iy, ix) + v);
-                    best = ((value > best) | (value != value)) ? value : best;
+            const T* corner = pixel(x, win.y0, win.x0) + v;
+            Vec<T> best = load(corner), total{};
+#pragma GCC unroll 3
+            for (int iy = 0; iy < rows; ++iy)
+#pragma GCC unroll 3
+                for (int ix = 0; ix < width; ++ix) {
+                    const Vec<T> value = load(corner + iy * x.row + ix * x.pixel);
+                    best = value > best ? value : best;
                     total += value;
                 }
+            best = total == total ? best : total;  // a NaN in the window is its maximum, as in PyTorch
             store(pixel(max, oy, ox) + v, best);
             store(pixel(average, oy, ox) + v, total * inverse);
         }
@@ -327,26 +408,31 @@ void pool(Area<T> max, Area<T> average, Area<const T> x, Pool pool, int c) {
 
 template <typename T>
 void pool_backward(Area<T> dx, Area<const T> x, Area<const T> dmax, Area<const T> daverage, Pool pool, int c) {
-    each_pixel({pool.out_h, pool.out_w, c}, [&](int oy, int ox) {
-        const Window win = window(pool, oy, ox);
-        const T inverse = T(1) / static_cast<T>((win.y1 - win.y0) * (win.x1 - win.x0));
+    each_window(pool, [&](auto full, Window win, int oy, int ox) {
+        constexpr int N = decltype(full)::value;
+        const int rows = N ? N : win.y1 - win.y0, width = N ? N : win.x1 - win.x0;
+        const Vec<T> inverse = Vec<T>{} + T(1) / static_cast<T>(rows * width);
         for (int v = 0; v < c; v += kLanes<T>) {
-            Vec<T> best = load(pixel(x, win.y0, win.x0) + v);
-            auto where = best != best && best == best;  // the integer vector of comparisons, all zero
-            int i = 0;
-            for (int iy = win.y0; iy < win.y1; ++iy)
-                for (int ix = win.x0; ix < win.x1; ++ix, ++i) {
-                    const Vec<T> value = load(pixel(x, iy, ix) + v);
-                    const auto better = (value > best) | (value != value);
+            const T* corner = pixel(x, win.y0, win.x0) + v;
+            Vec<T> best = load(corner);
+            auto where = best < best;  // an integer vector, all zero
+#pragma GCC unroll 3
+            for (int iy = 0; iy < rows; ++iy)
+#pragma GCC unroll 3
+                for (int ix = 0; ix < width; ++ix) {
+                    const Vec<T> value = load(corner + iy * x.row + ix * x.pixel);
+                    const auto better = value > best;
                     best = better ? value : best;
-                    where = better ? where * 0 + i : where;
+                    where = better ? (where ^ where) + (iy * 3 + ix) : where;
                 }
             const Vec<T> to_best = load(pixel(dmax, oy, ox) + v), to_all = load(pixel(daverage, oy, ox) + v) * inverse;
-            i = 0;
-            for (int iy = win.y0; iy < win.y1; ++iy)
-                for (int ix = win.x0; ix < win.x1; ++ix, ++i) {
-                    T* d = pixel(dx, iy, ix) + v;
-                    store(d, load(d) + to_all + (where == i ? to_best : Vec<T>{}));
+            T* d = pixel(dx, win.y0, win.x0) + v;
+#pragma GCC unroll 3
+            for (int iy = 0; iy < rows; ++iy)
+#pragma GCC unroll 3
+                for (int ix = 0; ix < width; ++ix) {
+                    T* to = d + iy * dx.row + ix * dx.pixel;
+                    store(to, load(to) + (to_all + (where == iy * 3 + ix ? to_best : Vec<T>{})));
                 }
         }
     });

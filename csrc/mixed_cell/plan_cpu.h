@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "common/aligned_buffer.h"
 #include "common/team.h"
 #include "mixed_cell/kernels_cpu.h"
 #include "mixed_cell/mixed_cell.h"
@@ -23,6 +24,7 @@ constexpr Conv kSecondOf[kConvs] = {kSep3Second, kConvs, kSep5Second, kConvs, kC
 constexpr Op kOpOf[kConvs] = {kNone, kSepConv3, kNone, kSepConv5, kDilConv3, kDilConv5};
 constexpr int kHalo = 4, kSecondHalo = 2;  // the widest padding of the convs that read a state, and of the second ones
 constexpr std::ptrdiff_t kChunkBytes = 16 << 10;  // a chunk of rows between depthwise and pointwise stays in L1
+constexpr std::int64_t kGroupBytes = 8 << 20;    // what edges taken together keep between their phases stays in L3
 
 struct Grid {
     int h, w;
@@ -77,11 +79,23 @@ struct Plan {
 
     std::vector<Edge> edges_from(int state) const { return select([=](const Edge& e) { return e.from == state; }); }
     std::vector<Edge> edges_into(int node) const { return select([=](const Edge& e) { return e.node == node; }); }
+    // Edges to take through their phases together: few enough for the cache, enough to keep all threads at work.
+    std::vector<std::vector<Edge>> groups(const std::vector<Edge>& all, const Team& team) const {
+        const std::int64_t bytes = kConvs * n * elements(out) * static_cast<std::int64_t>(sizeof(T));
+        const std::int64_t size = std::max({kGroupBytes / bytes, (2 * team.size() + n - 1) / n, std::int64_t{1}});
+        std::vector<std::vector<Edge>> found;
+        for (std::size_t k = 0; k < all.size(); ++k) {
+            if (k % size == 0) found.emplace_back();
+            found.back().push_back(all[k]);
+        }
+        return found;
+    }
     int sources() const { return nodes + 1; }  // states that edges leave: all but the last
     Grid grid(int state) const { return state < 2 ? in : out; }
     int stride(int state) const { return shape.reduction && state < 2 ? 2 : 1; }
     std::int64_t elements(Grid grid) const { return grid.pixels() * cp; }  // of one image
     Size size(Grid grid) const { return {grid.h, grid.w, cp}; }
+    std::int64_t chunk() const { return std::int64_t{chunk_rows} * out.w * cp; }
     bool padded() const { return cp != c; }
     Pool pool(int state) const { return {grid(state).h, grid(state).w, out.h, out.w, stride(state)}; }
 
@@ -128,7 +142,7 @@ private:
             for (int kx = 0; kx < kKernel[conv]; ++kx) {
                 const int dy = ky * kDilation[conv] - kPad[conv] + halo, dx = kx * kDilation[conv] - kPad[conv] + halo;
                 list.offset[list.count] = (std::ptrdiff_t{dy} * (source.w + 2 * halo) + dx) * cp;
-                list.weight[list.count++] = ky * kKernel[conv] + kx;
+                list.weight[list.count++] = (ky * kKernel[conv] + kx) * cp;
             }
         return list;
     }
@@ -142,11 +156,18 @@ private:
                 const int y = parity_y + kPad[conv] - kDilation[conv] * ky, x = parity_x + kPad[conv] - kDilation[conv] * kx;
                 if (y % stride || x % stride) continue;
                 list.offset[list.count] = (std::ptrdiff_t{y / stride + kHalo} * (out.w + 2 * kHalo) + x / stride + kHalo) * cp;
-                list.weight[list.count++] = ky * kKernel[conv] + kx;
+                list.weight[list.count++] = (ky * kKernel[conv] + kx) * cp;
             }
         return list;
     }
 };
+
+template <typename Local, typename T>
+std::vector<Local> make_locals(const Plan<T>& plan, const Team& team) {
+    std::vector<Local> locals;
+    for (int thread = 0; thread < team.size(); ++thread) locals.emplace_back(plan);
+    return locals;
+}
 
 // Mean and 1 / sqrt(variance + eps) of each channel.
 template <typename T>
