@@ -41,9 +41,7 @@ FLOOR = {"loss": 1e-5, "gradients": 3 * (CHECK_BATCH * 16 * 32 * 32) ** -0.5}
 Step = Callable[[], Tensor]
 
 
-def build(
-    variant: str, batch: int, device: str, dtype: torch.dtype, size: int = 32, seed: int = 0
-) -> tuple[Network, Step]:
+def build(variant: str, batch: int, device: str, dtype: torch.dtype, size: int = 32, seed: int = 0) -> tuple[Network, Step]:
     """A variant's network, and its step, which returns the loss and leaves gradients. bfloat16 means autocast."""
     torch.manual_seed(seed)
     parameters = torch.float64 if dtype == torch.float64 else torch.float32

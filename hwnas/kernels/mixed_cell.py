@@ -120,9 +120,7 @@ def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _check(
-    s0: Tensor, s1: Tensor, gates: Tensor, dw: Tensor, pw: Tensor, fr: Tensor, nodes: int, reduction: bool
-) -> None:
+def _check(s0: Tensor, s1: Tensor, gates: Tensor, dw: Tensor, pw: Tensor, fr: Tensor, nodes: int, reduction: bool) -> None:
     if nodes < 1:
         raise ValueError(f"mixed_cell needs at least one node, got nodes={nodes}; DARTS uses 4")
     if s0.dim() != 4 or min(s0.shape) < 1:
