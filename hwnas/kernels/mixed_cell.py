@@ -37,6 +37,11 @@ _NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32,
 _LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}  # what each device's kernel reads and writes
 
 
+def layout(device: str) -> torch.memory_format:
+    """The memory format in which the kernel of a device reads states and writes its result."""
+    return _LAYOUT.get(device, torch.contiguous_format)
+
+
 def edges(nodes: int) -> int:
     return nodes * (nodes + 3) // 2
 

@@ -27,7 +27,8 @@ OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "
 NODES = 4
 
 
-def _options(channels: int, stride: int, affine: bool) -> tuple[Op, ...]:
+def edge_ops(channels: int, stride: int, affine: bool) -> tuple[Op, ...]:
+    """The options of an edge, in the order of OPS."""
     return (
         Zero(stride),
         PoolBn("max", stride, affine),
@@ -74,7 +75,7 @@ def space(
             for source, state in enumerate(states):
                 stride = 2 if reduction and source < 2 else 1
                 name = f"e{source}_{target}"
-                edges.append(Slot(f"{prefix}.{name}", (f"{kind}.{name}",), _options(channels, stride, affine), (state,)))
+                edges.append(Slot(f"{prefix}.{name}", (f"{kind}.{name}",), edge_ops(channels, stride, affine), (state,)))
             nodes += [*edges, Node(f"{prefix}.n{target}", Sum(), tuple(e.name for e in edges))]
             states.append(nodes[-1].name)
         nodes.append(Node(f"{prefix}.out", Concat(), tuple(states[-NODES:])))

@@ -18,11 +18,13 @@ from hwnas.ir.op import Op, PlacedOp
 from hwnas.ir.prims import WeightSpec
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
+from hwnas.kernels.mixed_cell import layout
 from hwnas.lower.torch import Mode, run_graph
 from hwnas.lower.weights import init_weight
 from hwnas.placements import placements
 from hwnas.space import Genotype, Slot, Space
 from hwnas.supernet.gates import Gates, check_gates, slot_options
+from hwnas.supernet.mixed_cell import PackedWeights, find_mixed_cells
 from hwnas.supernet.mixed_op import mixed_op
 
 
@@ -43,17 +45,30 @@ def sub_weight(bank: Tensor, shape: tuple[int, ...]) -> Tensor:
 class Supernet(nn.Module):
     """Input [n, *dims] -> logits [n, classes]."""
 
-    def __init__(self, space: Space, seed: int = 0) -> None:
+    def __init__(self, space: Space, seed: int = 0, native: bool = True) -> None:
+        """`native`: cells that the native mixed cell covers run through it when they are mixed and trained."""
         super().__init__()
         self.space = space
         self._names: dict[str, str] = {}  # bank weight -> attribute; modules allow no dots in names
+        self._cells = find_mixed_cells(space) if native else {}
+        self._packed: dict[str, tuple[PackedWeights, int]] = {}  # slot -> where its weights are, and as which edge
         specs: dict[str, WeightSpec] = {}
         for node, ops in placements(space).items():
             for placed in ops:
                 for name, spec in placed.graph.weights():
                     full = f"{bank_name(node, placed.op)}.{name}"
                     specs[full] = _larger(specs[full], spec) if full in specs else spec
+        for output, cell in self._cells.items():
+            packed = PackedWeights(cell)
+            self.add_module(output.replace(".", "/"), packed)
+            self._packed |= {slot.name: (packed, edge) for edge, slot in enumerate(cell.slots)}
         for full, spec in specs.items():
+            slot, op = full.split(":", 1)
+            if slot in self._packed and not spec.buffer:
+                packed, edge = self._packed[slot]
+                with torch.no_grad():
+                    packed.view(edge, op).copy_(torch.from_numpy(init_weight(full, spec, seed)))
+                continue
             attribute = self._names[full] = full.replace(".", "/")
             value = torch.from_numpy(init_weight(full, spec, seed))
             if spec.buffer:
@@ -64,15 +79,30 @@ class Supernet(nn.Module):
 
     def weight(self, node: str, op: Op, name: str, shape: tuple[int, ...]) -> Tensor:
         """The view that an op of this node uses as its weight `name` (local to the op)."""
-        bank: Tensor = getattr(self, self._names[f"{bank_name(node, op)}.{name}"])
+        full = f"{bank_name(node, op)}.{name}"
+        if full not in self._names:
+            packed, edge = self._packed[node]
+            return packed.view(edge, full.split(":", 1)[1])
+        bank: Tensor = getattr(self, self._names[full])
         return sub_weight(bank, shape)
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         check_gates(self.space, gates)
         if all(isinstance(g, int) for g in gates):
             return self._single_path(x, tuple(gates))  # type: ignore[arg-type]
+        cells = {o: c for o, c in self._cells.items() if self.training and c.is_mixed(self.space, gates)}
+        inside = {name for cell in cells.values() for name in cell.inside}
+        if cells:
+            x = x.contiguous(memory_format=layout(x.device.type))
         values = {INPUT: x}
         for node in self.space.nodes:
+            if node.name in inside:
+                continue
+            if node.name in cells:
+                cell = cells[node.name]
+                packed, _ = self._packed[cell.slots[0].name]
+                values[node.name] = packed(*(values[s] for s in cell.states), cell.gates(self.space, gates))
+                continue
             xs = [values[i] for i in node.inputs]
             if isinstance(node, Slot):
                 options = slot_options(self.space, node, gates)

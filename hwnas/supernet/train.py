@@ -72,7 +72,7 @@ def augment(images: Tensor, augmentation: Augmentation, rng: torch.Generator) ->
         # Indexed dims first, so the result is [n, height, width, channels].
         images = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if augmentation.flip:
-        mirrored = torch.rand(n, generator=rng) < 0.5
+        mirrored = (torch.rand(n, generator=rng) < 0.5).to(images.device)
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     return images.contiguous()
 

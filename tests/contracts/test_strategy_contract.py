@@ -1,0 +1,100 @@
+"""What every file in hwnas/search/strategies must keep. A new strategy is tested by existing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from cases import build_space, space_arguments
+
+from hwnas.plugins import known
+from hwnas.search.admission import Admission
+from hwnas.search.strategy import Score, Strategy, make_strategy
+from hwnas.space import Genotype, Space
+from hwnas.spaces import make_space
+
+NAMES = known("hwnas.search.strategies")
+SMALL = {"evolution": "evolution(population=5, sample=2)"}  # so that a short search reaches every branch
+TEXTS = [text for name in NAMES for text in dict.fromkeys((name, SMALL.get(name, name)))]
+SPACES = [make_space("mobilenet(input=(1,8,8), classes=3, stages=((8,2,2),), stem=8, first=8, head=16, kernels=(3,5), "
+                     "expansions=(3,), depths=(1,2), widths=(0.5,1.0,2.0))"),
+          *(build_space(name, space_arguments(name)[0]) for name in ("nasbench201", "darts", "chain"))]  # fmt: skip
+
+
+def load_of(space: Space, genotype: Genotype) -> float:
+    """An invented cost between 0 and 1: every option of every choice has a price of its own."""
+    prices = [random.Random(f"{c.name} {v}").random() for c, v in zip(space.choices, genotype, strict=True)]
+    return sum(prices) / len(prices)
+
+
+def worth(genotype: Genotype) -> Score:
+    accuracy = random.Random(str(genotype)).random()
+    return Score(accuracy, 1 - accuracy)
+
+
+def admission_of(space: Space) -> Admission:
+    """Admits about a tenth of the space."""
+    rng = random.Random(0)
+    drawn = sorted((space.sample(rng) for _ in range(200)), key=lambda g: load_of(space, g))
+    limit = load_of(space, drawn[20])
+    return Admission(space, lambda g: max(0.0, load_of(space, g) / limit - 1), drawn[0])
+
+
+def asked(strategy: Strategy, count: int) -> list[Genotype]:
+    found = []
+    for _ in range(count):
+        found.append(strategy.ask())
+        strategy.tell(found[-1], worth(found[-1]))
+    return found
+
+
+@pytest.fixture(params=SPACES, ids=lambda s: s.name)
+def space(request):
+    return request.param
+
+
+@pytest.mark.parametrize("text", TEXTS)
+class TestEveryStrategy:
+    def test_asks_only_admitted_genotypes_of_the_space(self, text, space):
+        admission = admission_of(space)
+        found = asked(make_strategy(text, admission, 0), 60)
+        assert all(space.check(g) == g for g in found)
+        assert [admission.violation(g) for g in found] == [0.0] * 60
+        assert len(set(found)) > 1
+
+    def test_is_decided_by_its_seed(self, text, space):
+        runs = [asked(make_strategy(text, admission_of(space), seed), 25) for seed in (3, 3, 4)]
+        assert runs[0] == runs[1] != runs[2]
+
+    def test_draws_from_nothing_but_its_own_numbers(self, text, space):
+        random.seed(1)
+        before = asked(make_strategy(text, admission_of(space), 3), 25)
+        random.seed(2)
+        state = random.getstate()
+        assert asked(make_strategy(text, admission_of(space), 3), 25) == before
+        assert random.getstate() == state
+
+    @pytest.mark.parametrize("stop", [0, 1, 4, 5, 6, 17])
+    def test_replaying_the_tells_reproduces_the_asks(self, text, space, stop):
+        whole = asked(make_strategy(text, admission_of(space), 7), 30)
+        again = make_strategy(text, admission_of(space), 7)
+        for genotype in whole[:stop]:
+            assert again.ask() == genotype
+            again.tell(genotype, worth(genotype))
+        assert asked(again, 30 - stop) == whole[stop:]
+
+    @pytest.mark.parametrize("slope", [0.0, 1.0])
+    def test_ends_where_one_genotype_alone_is_admitted(self, text, space, slope):
+        """With and without a way down to it: on a plateau nothing but the fallback is known."""
+        only = space.sample(random.Random(5))
+
+        def violation(genotype: Genotype) -> float:
+            distance = sum(a != b for a, b in zip(genotype, only, strict=True))
+            return 0.0 if distance == 0 else 1 + slope * distance
+
+        assert set(asked(make_strategy(text, Admission(space, violation, only), 0), 8)) == {only}
+
+    def test_ends_in_a_space_of_one_network(self, text):
+        space = make_space("chain(input=(4,), classes=2, kind='dense', layers=1, widths=(2,), activations=('relu',))")
+        assert space.size == 1
+        assert asked(make_strategy(text, Admission(space, lambda g: 0.0, (0, 0, 0)), 0), 8) == [(0, 0, 0)] * 8
