@@ -1,11 +1,12 @@
 """First-order DARTS on CIFAR-10: wall time and loss per epoch, and the cell that it derives.
 
-    python examples/darts_search.py --data path/to/cifar10.npz --device cuda --minutes 10
+python examples/darts_search.py --data path/to/cifar10.npz --device cuda --minutes 10
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -19,8 +20,8 @@ from hwnas.supernet.differentiable import Alphas, GradientRecipe, search_differe
 from hwnas.supernet.supernet import Supernet
 
 
-class _Enough(Exception):
-    """The time is over."""
+class TimeIsOverError(Exception):
+    """Ends the search after the epoch in which its minutes ran out."""
 
 
 def main() -> None:
@@ -61,14 +62,18 @@ def main() -> None:
         print(json.dumps(epochs[-1]), flush=True)
         last = now
         if now - start > 60 * arguments.minutes:
-            raise _Enough
+            raise TimeIsOverError
 
-    try:
+    with contextlib.suppress(TimeIsOverError):
         search_differentiable(
-            supernet, dataset.search, dataset.augmentation, recipe, seed=arguments.seed, device=arguments.device, progress=progress
+            supernet,
+            dataset.search,
+            dataset.augmentation,
+            recipe,
+            seed=arguments.seed,
+            device=arguments.device,
+            progress=progress,
         )
-    except _Enough:
-        pass
     kept = {edge: op for edge, op in derived.items() if op != "none"}
     print(json.dumps(kept, indent=2))
     if arguments.out:

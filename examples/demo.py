@@ -28,7 +28,7 @@ from hwnas.plugins import parse_call
 from hwnas.report.progress import Watch, watch
 from hwnas.report.run import RunFolder
 from hwnas.report.tables import report_lines, table
-from hwnas.search.budget import describe
+from hwnas.search.budget import LATENCY, describe
 from hwnas.spaces import make_space
 from hwnas.storage import write_file
 from hwnas.supernet.evaluate import evaluate
@@ -163,7 +163,13 @@ def main() -> None:
         }
         for e in entries
     ]  # fmt: skip
-    write_file(arguments.out / "comparison.json", json.dumps({"rows": values, "points_over_line": ahead}, indent=2) + "\n")
+    comparison = {
+        "title": f"{Path(arguments.data).stem} on {arguments.device}",
+        "budget_ms": report.config.budget.get(LATENCY),
+        "points_over_line": ahead,
+        "rows": values,
+    }
+    write_file(arguments.out / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in report.seconds.items())
     console.print(f"wall time: {seconds}\nmodel: {folder.model}", highlight=False)
 

@@ -14,7 +14,7 @@ from hwnas.report.run import Report
 from hwnas.space import Space
 from hwnas.spaces import make_space
 
-SPACE = "mobilenet(stages=((8,2,2),),stem=8,first=8,head=16,kernels=(3,5),expansions=(3,),depths=(1,2),widths=(1.0,2.0))"  # 24 paths
+SPACE = "mobilenet(stages=((8,2,2),),stem=8,first=8,head=16,kernels=(3,5),expansions=(3,),depths=(1,2),widths=(1.0,2.0))"
 BUDGET = "0.06ms"  # of 0.044 to 0.099
 FILES = {
     "config.json", "profile.jsonl", "supernet.safetensors", "history.jsonl", "finalists.jsonl", "arch.txt",
@@ -41,8 +41,8 @@ def run(folder: Path, name: str = "run", **arguments: Any) -> Report:
 
 def flags(out: Path, profile: Path, **changes: Any) -> list[str]:
     """The same run as arguments of `hwnas search`; None leaves one out."""
-    given: dict[str, Any] = {"space": SPACE, "data": "digits", "device": "cpu", "budget": BUDGET, "profile": profile, **SMALL}
-    given.update(out=out, **changes)
+    fixed = {"space": SPACE, "data": "digits", "device": "cpu", "budget": BUDGET, "profile": profile}
+    given = {**fixed, **SMALL, "out": out, **changes}
     pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
     return ["search", *(part for pair in pairs for part in pair)]
 

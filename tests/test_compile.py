@@ -548,9 +548,8 @@ def test_verify_refuses_a_model_of_other_weights():
     ids=str,
 )  # fmt: skip
 def test_what_a_user_can_mend_is_refused_in_one_line_before_anything_is_written(folder, arguments):
-    if arguments.get("device") == "cuda":
-        if "CUDAExecutionProvider" in providers():
-            pytest.skip("there is a GPU")
+    if arguments.get("device") == "cuda" and "CUDAExecutionProvider" in providers():
+        pytest.skip("there is a GPU")
     with pytest.raises(UserError) as caught:
         run(folder, **arguments)
     assert "\n" not in str(caught.value)

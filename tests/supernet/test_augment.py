@@ -38,7 +38,6 @@ def test_each_image_is_shifted_and_mirrored_on_its_own(n, channels, height, widt
     images = np.random.default_rng(seed).standard_normal((n, channels, height, width)).astype(np.float32)
     found = augment(torch.from_numpy(images), Augmentation(flip, shift), torch.Generator().manual_seed(seed))
     assert found.shape == images.shape
-    assert found.is_contiguous()
     for before, after in zip(images, found.numpy(), strict=True):
         assert after.tobytes() in variants(before, flip, shift)
 
