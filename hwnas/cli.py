@@ -28,6 +28,22 @@ Profiles = Annotated[
 ]
 
 
+Plugins = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--plugin", help="Module of an op outside the package; may be repeated."),
+]
+
+
+def _import(plugins: list[str] | None) -> None:
+    import importlib
+
+    for name in plugins or ():
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError("a plugin must be a module that can be imported", got=name, remedy=str(error)) from None
+
+
 def _print_json(values: Any) -> None:
     print(json.dumps(values))
 
@@ -150,6 +166,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="ONNX file to write.")],
     batch: Annotated[Optional[int], typer.Option(min=1, help="Fixed batch size. Default: symbolic.")] = None,  # noqa: UP045
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Writes a finished run's network as ONNX, from its arch and weights."""
@@ -159,6 +176,7 @@ def export(
     from hwnas.report.run import RunFolder
     from hwnas.storage import write_file
 
+    _import(plugin)
     folder = RunFolder(run)
     report = folder.read_report()
     model = to_onnx(read_arch(folder.arch.read_text()), read_weights(folder.weights), batch=batch)
@@ -201,6 +219,7 @@ def measure(
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(help="An arch's text file, a run folder, or an ONNX file that hwnas wrote.")],
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows an architecture node by node with its cost, and a run with its answer."""
@@ -215,6 +234,7 @@ def show(
     from hwnas.report.tables import arch_table, report_lines
     from hwnas.search.budget import describe
 
+    _import(plugin)
     path = Path(what)
     report = RunFolder(path).read_report() if path.is_dir() else None
     if report:

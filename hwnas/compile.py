@@ -36,7 +36,7 @@ from hwnas.lower.weights import Weights
 from hwnas.plugins import load as load_plugin
 from hwnas.plugins import parse_call
 from hwnas.report.progress import Watch, silent
-from hwnas.report.run import Attempt, Config, Measured, Predicted, Quality, Report, RunFolder
+from hwnas.report.run import Attempt, Config, Predicted, Quality, Report, RunFolder
 from hwnas.search.admission import Admission, smallest
 from hwnas.search.budget import LATENCY, Budget, describe
 from hwnas.search.loop import Candidate, run_search
@@ -295,7 +295,7 @@ class _Run:
         write_file(self.folder.model, model)
         return Report(
             succeeded=exceeds == 0, config=self.config, key=arch.key, choices=self.space.describe(genotype), **asdict(costs),
-            predicted=predicted, measured=Measured(**asdict(found)), fingerprint=fingerprint(self.device), test=_quality(test),
+            predicted=predicted, measured=found, fingerprint=fingerprint(self.device), test=_quality(test),
             validation=_quality(trained.validation), trained_epochs=trained.epochs, onnx_max_error=difference,
             finalists=[attempt if a.key == attempt.key else a for a in finalists], evaluated=evaluated, seconds=self.seconds,
             versions=versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 from hwnas.errors import UserError
 from hwnas.ir.arch import Arch
@@ -21,5 +22,16 @@ def op_class(name: str) -> type[Op]:
 
 
 def read_arch(text: str) -> Arch:
-    """The arch that `print_arch` printed, its ops found by name."""
-    return parse_arch(text, op_class)
+    """The arch that `print_arch` printed, its ops found by name.
+
+    Text may come from anywhere, so it imports nothing: an op outside the package counts only if its module is imported already.
+    """
+    return parse_arch(text, _imported_op_class)
+
+
+def _imported_op_class(name: str) -> type[Op]:
+    if "." in name and name not in sys.modules:
+        raise UserError(
+            "an op outside the package must be imported before it is read", got=name, remedy="name it with --plugin"
+        )
+    return op_class(name)

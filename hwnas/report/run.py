@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.errors import UserError
+from hwnas.latency.measure import Measurement
 from hwnas.storage import write_file
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -57,20 +58,6 @@ class Predicted(BaseModel):
     retest_error: float | None
 
 
-class Measured(BaseModel):
-    """See hwnas.latency.measure.Measurement."""
-
-    latency_ms: float
-    median_ms: float
-    p90_ms: float
-    iqr_ms: float
-    blocks: int
-    runs: int
-    error: float
-    stable: bool
-    steal: float
-
-
 class Quality(BaseModel):
     """On one split."""
 
@@ -101,7 +88,7 @@ class Report(BaseModel):
     params: int
     peak_bytes: int
     predicted: Predicted | None
-    measured: Measured
+    measured: Measurement
     fingerprint: dict[str, str]
     test: Quality
     validation: Quality
