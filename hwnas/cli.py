@@ -108,7 +108,10 @@ def profile(
         _print_json({"profile": str(found.path), "ops": measured, "predictors": {n: vars(e) for n, e in errors.items()}})
         return
     out_console.print(profile_table(f"{where.name} on {target.name}: {len(ops)} placed ops", ops))
-    rows = [(n, f"{e.mape:.1%}", f"{e.within_10_percent:.0%}", f"{e.spearman:.3f}") for n, e in errors.items()]
+    rows = [
+        (n, f"{e.mape:.1%}", f"{e.within_10_percent:.0%}", "" if e.spearman is None else f"{e.spearman:.3f}")
+        for n, e in errors.items()
+    ]
     title = f"Predictors on {networks} networks, each left out once; retest error {retest or float('nan'):.1%}"
     out_console.print(table(title, ("predictor", "mean error", "within 10 %", "rank correlation"), rows))
     out_console.print(f"profile: {found.path}", highlight=False)
@@ -173,13 +176,13 @@ def export(
     from hwnas.compile import read_weights
     from hwnas.lower.onnx import to_onnx
     from hwnas.ops import read_arch
-    from hwnas.report.run import RunFolder
+    from hwnas.report.run import RunFolder, read_text
     from hwnas.storage import write_file
 
     _import(plugin)
     folder = RunFolder(run)
     report = folder.read_report()
-    model = to_onnx(read_arch(folder.arch.read_text()), read_weights(folder.weights), batch=batch)
+    model = to_onnx(read_arch(read_text(folder.arch)), read_weights(folder.weights), batch=batch)
     data = model.SerializeToString()
     write_file(output, data)
     if as_json:
@@ -230,7 +233,7 @@ def show(
     from hwnas.lower.cost import cost
     from hwnas.lower.onnx import arch_text
     from hwnas.ops import read_arch
-    from hwnas.report.run import RunFolder
+    from hwnas.report.run import RunFolder, read_text
     from hwnas.report.tables import arch_table, report_lines
     from hwnas.search.budget import describe
 
@@ -238,7 +241,7 @@ def show(
     path = Path(what)
     report = RunFolder(path).read_report() if path.is_dir() else None
     if report:
-        text = RunFolder(path).arch.read_text()
+        text = read_text(RunFolder(path).arch)
     elif path.suffix == ".onnx":
         text = arch_text(_read(path))
     else:

@@ -6,6 +6,7 @@ The wiring of the rooms, and nothing else. Every phase leaves a file in the run 
 from __future__ import annotations
 
 import platform
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,6 +102,11 @@ def compile_network(
     where = make_space(space, input=dataset.input, classes=len(dataset.classes))
     if where.input.dims != tuple(dataset.input):
         raise UserError("the space's input must be the data's", got=f"{where.input.dims} and {tuple(dataset.input)}")
+    outputs = where.decode(where.sample(random.Random(0)))
+    if outputs.specs[outputs.output].dims != (len(dataset.classes),):
+        raise UserError(
+            "the space's classes must be the data's", got=f"{outputs.specs[outputs.output].dims[0]} and {len(dataset.classes)}"
+        )
     config = Config(
         space=space, space_fingerprint=where.fingerprint, data=data, size=size, limit=limit, device=device,
         budget=dict(limits.limits), strategy=strategy, predictor=predictor, evaluations=evaluations,
@@ -196,7 +202,8 @@ class _Run:
             if least > limit:
                 raise UserError(
                     f"no architecture of {self.space.name} meets the budget", got=describe(metric, limit),
-                    remedy=f"the smallest there is has {describe(metric, least)}: ask for that much, or search a smaller space",
+                    remedy=f"the smallest there is has {describe(metric, least, round_up=True)}: ask for that much,"
+                    " or search a smaller space",
                 )  # fmt: skip
 
         def violation(genotype: Genotype) -> float:

@@ -170,9 +170,7 @@ def measure(
             passed = clock() - start
             progress(min(1.0, passed / seconds))
             known = min(canary_ms or math.inf, min(canary.blocks))
-            quiet = sorted(canary.blocks)[:LOWEST][-1] <= (1 + CANARY_TOLERANCE) * known and rounds >= LOWEST
-            if rounds < LOWEST:
-                continue
+            quiet = sorted(canary.blocks)[:LOWEST][-1] <= (1 + CANARY_TOLERANCE) * known
             if rounds < LOWEST:  # too few to tell
                 continue
             if passed >= seconds or (rounds >= min_rounds and quiet and all(c.settled() for c in candidates)):

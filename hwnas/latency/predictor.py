@@ -29,12 +29,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictorError:
-    """Leave-one-out error on whole networks. `retest`: mean relative difference between two measurements of one network."""
+    """Leave-one-out error on whole networks. `retest`: mean relative difference between two measurements of one network.
+
+    `spearman` is None where all networks took as long.
+    """
 
     networks: int
     mape: float
     within_10_percent: float
-    spearman: float
+    spearman: float | None
     retest: float | None
 
 
@@ -70,7 +73,8 @@ class LatencyPredictor(ABC):
 
     def error(self, retest: float | None) -> PredictorError:
         absolute = np.abs(self._errors)
-        rank = float(spearmanr(self._fit.left_out, self._y).statistic)
+        ranked = np.ptp(self._y) > 0 and np.ptp(self._fit.left_out) > 0
+        rank = float(spearmanr(self._fit.left_out, self._y).statistic) if ranked else None
         return PredictorError(len(self._y), float(absolute.mean()), float((absolute <= 0.1).mean()), rank, retest)
 
 

@@ -108,7 +108,8 @@ class Profile:
     def add(self, kind: str, space: str, arch: Arch, turn: int, canary_ms: float, measurement: Measurement) -> None:
         row = {"kind": kind, "space": space, "arch": print_arch(arch), "turn": turn, "canary_ms": canary_ms}
         self._journal.append({**row, **measurement.to_json()})
-        self._rows.append(Row(kind, space, arch, turn, canary_ms, measurement))
+        # Read back, so that whoever measured sees the rounded numbers that everybody else will.
+        self._rows.append(_row(self._journal, len(self._journal.rows) - 1))
 
 
 def calibration_archs(space: Space, count: int) -> list[Arch]:

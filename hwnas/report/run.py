@@ -54,7 +54,7 @@ class Predicted(BaseModel):
     networks: int
     mape: float
     within_10_percent: float
-    spearman: float
+    spearman: float | None
     retest_error: float | None
 
 
@@ -123,7 +123,8 @@ class RunFolder:
                     "the run folder already exists", got=str(self.path), remedy="add --resume, or choose another --out"
                 )
             before = self.read_config()
-            for name in Config.model_fields:
+            # The space's fingerprint comes last: data and size decide it too, and their names say more.
+            for name in sorted(Config.model_fields, key=lambda n: n == "space_fingerprint"):
                 if getattr(before, name) != getattr(config, name):
                     raise UserError(
                         f"the run in {self.path} was started with another {name.replace('_', ' ')}: {getattr(before, name)}",
@@ -145,6 +146,14 @@ class RunFolder:
                 "a finished run is needed", got=f"{state} in {self.path}", remedy="finish it with hwnas search --resume"
             )
         return _read(self.report, Report)
+
+
+def read_text(path: Path) -> str:
+    """UserError if the file is missing or no text."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read", got=str(error), remedy="search again into another folder") from None
 
 
 def _read(path: Path, model: type[Model]) -> Model:

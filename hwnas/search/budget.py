@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ LATENCY = "latency_ms"
 _UNITS = {
     "us": (LATENCY, 1e-3), "ms": (LATENCY, 1.0), "s": (LATENCY, 1e3),
     "macs": ("macs", 1.0), "kmacs": ("macs", 1e3), "mmacs": ("macs", 1e6), "gmacs": ("macs", 1e9),
-    "params": ("params", 1.0), "kparams": ("params", 1e3), "mparams": ("params", 1e6),
+    "params": ("params", 1.0), "kparams": ("params", 1e3), "mparams": ("params", 1e6), "gparams": ("params", 1e9),
     "b": ("peak_bytes", 1.0), "kb": ("peak_bytes", 1e3), "mb": ("peak_bytes", 1e6), "gb": ("peak_bytes", 1e9),
     "kib": ("peak_bytes", 1024.0), "mib": ("peak_bytes", 1024.0**2), "gib": ("peak_bytes", 1024.0**3),
 }  # fmt: skip
@@ -36,7 +37,7 @@ class Budget:
         parts = [p for text in ([texts] if isinstance(texts, str) else texts) for p in text.split(",")]
         for part in parts:
             match = re.fullmatch(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)\s*", part, re.IGNORECASE)
-            if not match or float(match[1]) <= 0:
+            if not match or not 0 < float(match[1]) < math.inf:
                 raise UserError("a budget is a positive number with a unit", got=part, remedy=_FORM)
             if match[2].lower() not in _UNITS:
                 raise UserError("a budget needs a unit" if not match[2] else "unknown unit of a budget", got=part, remedy=_FORM)
@@ -52,12 +53,20 @@ class Budget:
         return ", ".join(describe(name, limit) for name, limit in self.limits.items())
 
 
-def describe(metric: str, value: float) -> str:
-    """A value with its unit, as people write it."""
+def describe(metric: str, value: float, round_up: bool = False) -> str:
+    """A value with its unit, to four digits, as `Budget.parse` reads it. `round_up`: to a limit that the value keeps."""
     if metric == LATENCY:
-        return f"{value:.4g} ms"
+        return f"{_four_digits(value, round_up)} ms"
     unit = {"macs": "MACs", "params": "params", "peak_bytes": "B"}[metric]
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{value / factor:.4g} {prefix}{unit}"
-    return f"{value:.4g} {unit}"
+            return f"{_four_digits(value / factor, round_up)} {prefix}{unit}"
+    return f"{_four_digits(value, round_up)} {unit}"
+
+
+def _four_digits(value: float, round_up: bool) -> str:
+    text = f"{value:.4g}"
+    if round_up and float(text) < value:
+        digit = 10.0 ** (math.floor(math.log10(value)) - 3)
+        text = f"{float(text) + digit:.4g}"
+    return text

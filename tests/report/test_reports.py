@@ -12,12 +12,12 @@ from hwnas.errors import UserError
 from hwnas.ir.op import PlacedOp
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
-from hwnas.latency.measure import summarize
+from hwnas.latency.measure import Measurement, summarize
 from hwnas.lower.cost import cost
 from hwnas.ops.conv_bn import ConvBn
 from hwnas.ops.pool import Pool
 from hwnas.report.progress import silent, watch
-from hwnas.report.run import Attempt, Config, Measured, Predicted, Quality, Report, RunFolder
+from hwnas.report.run import Attempt, Config, Predicted, Quality, Report, RunFolder
 from hwnas.report.tables import arch_table, measurement_table, profile_table, report_lines
 from hwnas.spaces import make_space
 
@@ -25,7 +25,9 @@ CONFIG = Config(
     space="chain", space_fingerprint="f", data="digits", size=None, limit=None, device="cpu", budget={"latency_ms": 2.0},
     strategy="random", predictor="macs", evaluations=3, supernet_epochs=1, sampling="uniform", epochs=1, inherit=False, seed=0,
 )  # fmt: skip
-MEASURED = Measured(latency_ms=1.5, median_ms=1.6, p90_ms=1.7, iqr_ms=0.1, blocks=9, runs=9, error=0.0, stable=True, steal=0.0)
+MEASURED = Measurement(
+    latency_ms=1.5, median_ms=1.6, p90_ms=1.7, iqr_ms=0.1, blocks=9, runs=9, error=0.0, stable=True, steal=0.0
+)
 
 
 def report(**changes):

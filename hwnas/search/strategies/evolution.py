@@ -15,9 +15,11 @@ class Strategy(strategy.Strategy):
 
     def __init__(self, admission: Admission, seed: int, population: int = 32, sample: int = 8, crossover: float = 0.25) -> None:
         super().__init__(admission, seed)
-        if not 1 <= sample <= population or not 0 <= crossover <= 1:
+        whole = type(population) is int and type(sample) is int
+        if not whole or not 1 <= sample <= population or not 0 <= crossover <= 1:
             raise UserError(
-                "evolution needs 1 <= sample <= population and crossover from 0 to 1", got=(sample, population, crossover)
+                "evolution needs whole numbers 1 <= sample <= population and crossover from 0 to 1",
+                got=(sample, population, crossover),
             )
         self.size, self.tournament, self.crossover = population, sample, crossover
         self.population: deque[tuple[Genotype, strategy.Score]] = deque(maxlen=population)
