@@ -23,7 +23,7 @@ constexpr Conv kFinal[] = {kSep3Second, kSep5Second, kDil3, kDil5};  // whose ba
 constexpr Conv kSecondOf[kConvs] = {kSep3Second, kConvs, kSep5Second, kConvs, kConvs, kConvs};
 constexpr Op kOpOf[kConvs] = {kNone, kSepConv3, kNone, kSepConv5, kDilConv3, kDilConv5};
 constexpr int kHalo = 4, kSecondHalo = 2;  // the widest padding of the convs that read a state, and of the second ones
-constexpr std::ptrdiff_t kChunkBytes = 16 << 10;  // a chunk of rows between depthwise and pointwise stays in L1
+constexpr std::ptrdiff_t kChunkBytes = 32 << 10;  // a chunk of rows between depthwise and pointwise stays in L1 or close
 constexpr std::int64_t kGroupBytes = 8 << 20;    // what edges taken together keep between their phases stays in L3
 
 struct Grid {

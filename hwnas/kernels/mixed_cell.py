@@ -173,8 +173,16 @@ def _gradients(
     )  # fmt: skip
 
 
+def _byte_count(what: str, s0: Tensor, nodes: int, reduction: bool) -> int:
+    count: int = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
+    return count
+
+
 def _bytes(what: str, s0: Tensor, nodes: int, reduction: bool) -> Tensor:
-    count = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
+    """Uninitialised memory; on the CPU out of a cache, because fresh pages cost as much as the kernel."""
+    count = _byte_count(what, s0, nodes, reduction)
+    if s0.device.type == "cpu" and count:
+        return torch.frombuffer(_native.memory.Block(count), dtype=torch.uint8)
     return torch.empty(count, dtype=torch.uint8, device=s0.device)
 
 
@@ -216,7 +224,8 @@ def _forward_op(
 def _(
     s0: Tensor, s1: Tensor, gates: Tensor, dw: Tensor, pw: Tensor, fr: Tensor, nodes: int, reduction: bool
 ) -> tuple[Tensor, Tensor]:
-    return _result(s0, nodes, reduction), _bytes("saved", s0, nodes, reduction)
+    saved = torch.empty(_byte_count("saved", s0, nodes, reduction), dtype=torch.uint8, device=s0.device)
+    return _result(s0, nodes, reduction), saved
 
 
 @torch.library.custom_op("hwnas::mixed_cell_backward", mutates_args=())
@@ -252,7 +261,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 8
     return (*_backward_op(dy, *ctx.saved_tensors, ctx.nodes, ctx.reduction), None, None)
 
 
