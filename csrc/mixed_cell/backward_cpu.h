@@ -31,7 +31,7 @@ public:
         for (const int state : {1, 0}) pools_and_skips(state);
         if (plan_.padded())
             for (int s = 0; s < 2; ++s)
-                copy_channels(static_cast<T*>(s ? p_.ds1 : p_.ds0), plan_.c, static_cast<const T*>(gradient(s, 0).at), plan_.cp, plan_.c, 0,
+                nhwc::copy_channels(static_cast<T*>(s ? p_.ds1 : p_.ds0), plan_.c, static_cast<const T*>(gradient(s, 0).at), plan_.cp, plan_.c, 0,
                               plan_.n * plan_.in.pixels());
     }
 
@@ -61,7 +61,7 @@ private:
             for (int s = 0; s < 2; ++s) std::fill_n(gradient(s, i).at, scratch_.in_image, T(0));
             const int all = plan_.nodes * plan_.c;
             for (int node = 0; node < plan_.nodes; ++node)
-                copy_channels(gradient(node + 2, i).at, plan_.cp, static_cast<const T*>(p_.dy) + i * plan_.out.pixels() * all + node * plan_.c,
+                nhwc::copy_channels(gradient(node + 2, i).at, plan_.cp, static_cast<const T*>(p_.dy) + i * plan_.out.pixels() * all + node * plan_.c,
                               all, plan_.c, plan_.cp - plan_.c, plan_.out.pixels());
         });
         for (const Edge& e : plan_.edges) dgates_[e.index * kOps + kNone] = T(0);
@@ -83,15 +83,9 @@ private:
         return all;
     }
 
-    // `sum`: of g, `dot`: of g times the normalised z, per channel; gate: the factor between the norm and g.
     void set(NormGradient<T> to, const double* sum, const double* dot, const T* rstd, double gate) const {
         const double count = static_cast<double>(plan_.n) * static_cast<double>(plan_.out.pixels());
-        for (int ch = 0; ch < plan_.cp; ++ch) {
-            const double a = gate * rstd[ch];
-            to.a[ch] = static_cast<T>(a);
-            to.b[ch] = static_cast<T>(-a * rstd[ch] * dot[ch] / count);
-            to.c0[ch] = static_cast<T>(-a * sum[ch] / count);
-        }
+        nhwc::set_gradient(to, sum, dot, rstd, gate, count, plan_.cp);
     }
 
     // ---- pools and skips of the edges that leave a state ----

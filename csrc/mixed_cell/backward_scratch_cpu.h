@@ -7,12 +7,6 @@ namespace hwnas::mixed_cell::cpu {
 
 constexpr std::int64_t kGroups = 8;  // of images, each with sums of its own for the weights' gradients
 
-// dz = a * g + b * (z - mean) + c0: a batch norm's gradient, once its two sums are known.
-template <typename T>
-struct NormGradient {
-    T *a, *b, *c0;
-};
-
 template <typename T>
 struct BackwardScratch {
     BackwardScratch(const Plan<T>& plan, Arena& arena)

@@ -19,7 +19,7 @@ template <template <typename> class Buffers>
 std::int64_t bytes(const Shape& shape) {
     const auto count = [&](auto zero) {
         using T = decltype(zero);
-        cpu::Arena arena(nullptr);
+        Arena arena(nullptr);
         Buffers<T>(cpu::Plan<T>(shape), arena);
         return arena.used();
     };

@@ -1,9 +1,9 @@
 // Bodies of Kernels<T>, included by kernels_<set>_cpu.cpp, which defines HWNAS_ISA (a namespace) and HWNAS_VECTOR_BYTES and
 // is compiled with that set's flags. Nothing here may come from the standard library or be inline outside the namespace:
 // the linker would keep one copy of it, perhaps the one with instructions that another processor lacks.
-#include "mixed_cell/kernels_cpu.h"
+#include "nhwc/kernels_cpu.h"
 
-namespace hwnas::mixed_cell::cpu::HWNAS_ISA {
+namespace hwnas::nhwc::HWNAS_ISA {
 namespace {
 
 template <typename T> struct Vectors;
@@ -62,8 +62,8 @@ inline void with_step(std::ptrdiff_t step, const F& f) {
     }
 }
 
-#include "mixed_cell/kernels_conv_cpu.inl"
-#include "mixed_cell/kernels_norm_cpu.inl"
+#include "nhwc/kernels_conv_cpu.inl"
+#include "nhwc/kernels_norm_cpu.inl"
 
 template <typename T>
 constexpr Kernels<T> kTable = {depthwise<T>, depthwise_weights<T>, pointwise<T>, pointwise_weights<T>, moments<T>, relu<T>,
@@ -75,4 +75,4 @@ constexpr Kernels<T> kTable = {depthwise<T>, depthwise_weights<T>, pointwise<T>,
 template <> const Kernels<float>& kernels<float>() { return kTable<float>; }
 template <> const Kernels<double>& kernels<double>() { return kTable<double>; }
 
-}  // namespace hwnas::mixed_cell::cpu::HWNAS_ISA
+}  // namespace hwnas::nhwc::HWNAS_ISA
