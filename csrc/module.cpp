@@ -8,6 +8,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::mixed_cell {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::nb201_cell {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::weighted_sum {
 void bind(pybind11::module_& module);
 }
@@ -21,5 +24,6 @@ PYBIND11_MODULE(_native, m) {
 #endif
     hwnas::memory::bind(m);
     hwnas::mixed_cell::bind(m);
+    hwnas::nb201_cell::bind(m);
     hwnas::weighted_sum::bind(m);
 }

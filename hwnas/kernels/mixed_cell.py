@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.memory import uninitialised_bytes
 
 OPS = (
     "none", "max_pool_3x3", "avg_pool_3x3", "skip", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
@@ -182,11 +183,7 @@ def _byte_count(what: str, s0: Tensor, nodes: int, reduction: bool) -> int:
 
 
 def _bytes(what: str, s0: Tensor, nodes: int, reduction: bool) -> Tensor:
-    """Uninitialised memory; on the CPU out of a cache, because fresh pages cost as much as the kernel."""
-    count = _byte_count(what, s0, nodes, reduction)
-    if s0.device.type == "cpu" and count:
-        return torch.frombuffer(_native.memory.Block(count), dtype=torch.uint8)
-    return torch.empty(count, dtype=torch.uint8, device=s0.device)
+    return uninitialised_bytes(_byte_count(what, s0, nodes, reduction), s0.device)
 
 
 def _shape(s0: Tensor, nodes: int, reduction: bool) -> tuple[int, int, int, int, int, bool, int]:

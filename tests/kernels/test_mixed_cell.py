@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.stock_darts import MixedCell, pack
-from hwnas import _native
+from hwnas.kernels import memory
 from hwnas.kernels import mixed_cell as module
 from hwnas.kernels.mixed_cell import (
     CONVS,
@@ -246,17 +246,17 @@ def test_nan_is_not_swallowed() -> None:
 
 
 def test_kept_memory_is_bounded_by_what_was_in_use_and_can_be_released() -> None:
-    _native.memory.release()
+    memory.release()
     large, small = operands(4, 16, 16, 16, 2, False), operands(1, 16, 4, 4, 2, False)
     gradients(mixed_cell, large, 2, False)
-    kept = _native.memory.kept_bytes()
+    kept = memory.kept_bytes()
     assert kept > 0
     for _ in range(3):
         gradients(mixed_cell, large, 2, False)
         gradients(mixed_cell, small, 2, False)
-    assert _native.memory.kept_bytes() <= kept
-    _native.memory.release()
-    assert _native.memory.kept_bytes() == 0
+    assert memory.kept_bytes() <= kept
+    memory.release()
+    assert memory.kept_bytes() == 0
 
 
 def test_bfloat16_on_the_cpu_takes_the_reference() -> None:
