@@ -92,7 +92,7 @@ def captured(step: Step) -> Step:
     return replay
 
 
-def errors(device: str, dtype: torch.dtype, seeds: int = 5) -> dict[str, float]:
+def errors(device: str, dtype: torch.dtype, seeds: int = 3) -> dict[str, float]:
     """Relative errors against stock in float64, of the loss and of all gradients together; medians over the seeds."""
 
     def outcome(variant: str, dtype: torch.dtype, seed: int) -> tuple[float, dict[str, Tensor]]:
