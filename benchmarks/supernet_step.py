@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.native_darts import NativeCell, native_network, packed
-from benchmarks.stock_darts import MixedOp, Network
+from benchmarks.stock_darts import MixedOp, Network, channels_last
 
 OURS = {"cpu": ("ours",), "cuda": ("ours", "ours-graph")}
 STOCK = {"cpu": ("eager", "eager-channels-last"), "cuda": ("eager", "eager-graph", "region-graph")}
@@ -55,7 +55,7 @@ def build(
     x = torch.randn(batch, 3, size, size, generator=rng).to(device, parameters)
     labels = torch.randint(10, (batch,), generator=rng).to(device)
     if variant.startswith("ours") or "channels-last" in variant:
-        net = net.to(memory_format=torch.channels_last)
+        net = channels_last(net)
         x = x.contiguous(memory_format=torch.channels_last)
     if "region" in variant:
         torch._dynamo.config.recompile_limit = 128
@@ -67,7 +67,7 @@ def build(
         net.zero_grad(set_to_none=False)
         with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = F.cross_entropy(net(x).float() if dtype == torch.bfloat16 else net(x), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return net, step
@@ -75,7 +75,7 @@ def build(
 
 def captured(step: Step) -> Step:
     """The step as one CUDA graph."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -123,7 +123,7 @@ def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[fl
     for _ in range(rounds):
         for name, step in steps.items():
             if device == "cuda":
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 begin.record()
                 step()
                 end.record()
@@ -141,7 +141,7 @@ def kernels(step: Step) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    return sum(event.device_type == torch._C._autograd.DeviceType.CUDA for event in profile.events())
 
 
 def cpu_memory_mib(variant: str, batch: int) -> float:
