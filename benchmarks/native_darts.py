@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.stock_darts import MixedCell, Network, pack
+from benchmarks.stock_darts import MixedCell, Network, channels_last, pack
 from hwnas.kernels.mixed_cell import CONVS, DW_PER_CHANNEL, edges, mixed_cell, reduced_edges
 
 
@@ -45,4 +45,4 @@ def native_network(stock: Network, build: Callable[[], Network]) -> Network:
     with torch.no_grad():
         for name, parameter in native.named_parameters():
             parameter.copy_(values[name])
-    return native.to(memory_format=torch.channels_last)
+    return channels_last(native)

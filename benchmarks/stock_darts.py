@@ -131,6 +131,13 @@ class Network(nn.Module):
         return logits
 
 
+def channels_last(net: Network) -> Network:
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
+
+
 def pack(cell: MixedCell, leaf: Callable[[Tensor], Tensor] = lambda weight: weight) -> dict[str, Tensor]:
     """`dw`, `pw` and `fr` of `hwnas.kernels.mixed_cell`; `leaf` says what of each weight: itself, or its gradient."""
     dw, pw, fr = [], [], []

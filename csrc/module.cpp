@@ -2,7 +2,13 @@
 // types, devices and contiguity before they call.
 #include <pybind11/pybind11.h>
 
+namespace hwnas::memory {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::mixed_cell {
+void bind(pybind11::module_& module);
+}
+namespace hwnas::nb201_cell {
 void bind(pybind11::module_& module);
 }
 namespace hwnas::weighted_sum {
@@ -16,6 +22,8 @@ PYBIND11_MODULE(_native, m) {
 #else
     m.attr("with_cuda") = false;
 #endif
+    hwnas::memory::bind(m);
     hwnas::mixed_cell::bind(m);
+    hwnas::nb201_cell::bind(m);
     hwnas::weighted_sum::bind(m);
 }

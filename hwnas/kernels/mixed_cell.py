@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.memory import uninitialised_bytes
 
 OPS = (
     "none", "max_pool_3x3", "avg_pool_3x3", "skip", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
@@ -33,8 +34,11 @@ DW_PER_CHANNEL = sum(k * k for k, _ in CONVS)
 EPS = 1e-5
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.bfloat16)}
-_LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}  # what each device's kernel reads and writes
+_NATIVE_DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float64, torch.bfloat16),
+}
+_LAYOUT = {"cpu": torch.channels_last, "cuda": torch.contiguous_format}  # what each device's kernel reads and writes
 
 
 def layout(device: str) -> torch.memory_format:
@@ -176,9 +180,13 @@ def _gradients(
     )  # fmt: skip
 
 
+def _byte_count(what: str, s0: Tensor, nodes: int, reduction: bool) -> int:
+    count: int = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
+    return count
+
+
 def _bytes(what: str, s0: Tensor, nodes: int, reduction: bool) -> Tensor:
-    count = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
-    return torch.empty(count, dtype=torch.uint8, device=s0.device)
+    return uninitialised_bytes(_byte_count(what, s0, nodes, reduction), s0.device)
 
 
 def _shape(s0: Tensor, nodes: int, reduction: bool) -> tuple[int, int, int, int, int, bool, int]:
@@ -219,7 +227,8 @@ def _forward_op(
 def _(
     s0: Tensor, s1: Tensor, gates: Tensor, dw: Tensor, pw: Tensor, fr: Tensor, nodes: int, reduction: bool
 ) -> tuple[Tensor, Tensor]:
-    return _result(s0, nodes, reduction), _bytes("saved", s0, nodes, reduction)
+    saved = torch.empty(_byte_count("saved", s0, nodes, reduction), dtype=torch.uint8, device=s0.device)
+    return _result(s0, nodes, reduction), saved
 
 
 @torch.library.custom_op("hwnas::mixed_cell_backward", mutates_args=())
@@ -255,7 +264,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*tensors, *output)
 
 
-def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 8
     return (*_backward_op(dy, *ctx.saved_tensors, ctx.nodes, ctx.reduction), None, None)
 
 
