@@ -137,7 +137,6 @@ def test_odd_channels_in_a_reduction_cell_and_no_nodes() -> None:
         mixed_cell(*operands(1, 3, 3, 3, 1, False), 0, False)
 
 
-
 @pytest.mark.parametrize("reduction", [False, True])
 def test_gradcheck(reduction: bool) -> None:
     tensors = [t.requires_grad_() for t in operands(2, 2, 3, 4, 2, reduction, seed=3)]
