@@ -33,8 +33,11 @@ DW_PER_CHANNEL = sum(k * k for k, _ in CONVS)
 EPS = 1e-5
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_NATIVE_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.bfloat16)}
-_LAYOUT = {"cpu": torch.channels_last, "cuda": torch.channels_last}  # what each device's kernel reads and writes
+_NATIVE_DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float64, torch.bfloat16),
+}
+_LAYOUT = {"cpu": torch.channels_last, "cuda": torch.contiguous_format}  # what each device's kernel reads and writes
 
 
 def edges(nodes: int) -> int:

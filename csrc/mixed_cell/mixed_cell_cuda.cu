@@ -1,0 +1,353 @@
+// The mixed cell on CUDA: lays out saved and scratch memory and launches the stages in order of readiness. Edges that leave one
+// state are ready together forward (from s0 and s1 at once), edges that enter one node are ready together backward.
+#include <algorithm>
+
+#include "mixed_cell/elementwise.cuh"
+#include "mixed_cell/general.cuh"
+
+namespace hwnas::mixed_cell {
+namespace cuda {
+namespace {
+
+constexpr int kGroups = 16;  // shares of a weight gradient that are summed at the end
+
+// Hands out 256-byte aligned pieces of one buffer; with a null base it only counts.
+class Arena {
+public:
+    explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+    template <typename P>
+    void take(P*& piece, std::int64_t count) {
+        piece = base_ ? reinterpret_cast<P*>(base_ + used_) : nullptr;
+        used_ += (count * static_cast<std::int64_t>(sizeof(P)) + 255) / 256 * 256;
+    }
+    std::int64_t used() const { return used_; }
+
+private:
+    char* base_;
+    std::int64_t used_ = 0;
+};
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+Plan<T> make_plan(const Shape& s) {
+    Plan<T> p{};
+    p.n = static_cast<int>(s.n);
+    p.c = static_cast<int>(s.c);
+    p.h = static_cast<int>(s.h);
+    p.w = static_cast<int>(s.w);
+    p.oh = static_cast<int>(s.out_h());
+    p.ow = static_cast<int>(s.out_w());
+    p.nodes = s.nodes;
+    p.edges = s.edges();
+    p.reduction = s.reduction;
+    return p;
+}
+
+template <typename T>
+void bind_inputs(Plan<T>& p, const Inputs& in) {
+    using A = typename Plan<T>::A;
+    p.s[0] = static_cast<const T*>(in.s0);
+    p.s[1] = static_cast<const T*>(in.s1);
+    p.gates = static_cast<const A*>(in.gates);
+    p.dw = static_cast<const A*>(in.dw);
+    p.pw = static_cast<const A*>(in.pw);
+    p.fr = static_cast<const A*>(in.fr);
+}
+
+template <typename T>
+std::int64_t lay_out_saved(Plan<T>& p, void* base) {
+    Arena arena(base);
+    arena.take(p.z, p.edges * 4 * p.size());
+    arena.take(p.z_fr, p.reduction ? 2 * p.nodes * p.size() : 0);
+    arena.take(p.stats, std::int64_t{p.stat_rows()} * 2 * p.c);
+    return arena.used();
+}
+
+template <typename T>
+void lay_out_partial(Plan<T>& p, Arena& arena) {
+    const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
+    const std::int64_t jobs = std::max(2 * p.nodes, p.nodes + 1);  // edges of one phase
+    arena.take(p.partial, jobs * 5 * p.c * divide_up(input_pixels, kTile));
+    arena.take(p.partial_stream, jobs * 5 * p.c * divide_up(input_pixels, kStream));
+}
+
+template <typename T>
+std::int64_t lay_out_forward(Plan<T>& p, void* base) {
+    Arena arena(base);
+    arena.take(p.z_dil, p.edges * 2 * p.size());
+    lay_out_partial(p, arena);
+    return arena.used();
+}
+
+template <typename T>
+std::int64_t lay_out_backward(Plan<T>& p, void* base) {
+    Arena arena(base);
+    const std::int64_t reduced = p.reduction ? 2 * p.nodes : 0;
+    const std::int64_t large = std::int64_t{p.n} * p.c * p.h * p.w;
+    arena.take(p.g, p.nodes * p.size());
+    arena.take(p.h1, p.edges * 2 * p.size());
+    arena.take(p.dd, p.edges * kConvs * p.size());
+    arena.take(p.dd_fr, reduced * 2 * p.size());
+    arena.take(p.dx, 2 * p.nodes * large + (p.edges - 2 * p.nodes) * p.size());
+    arena.take(p.sums, std::int64_t{p.edges} * kNorms * 2 * p.c);
+    arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * kGroups * std::int64_t{p.c} * p.c);
+    arena.take(p.ddw_partial, std::int64_t{kGroups} * p.edges * kDwPerChannel * p.c);
+    lay_out_partial(p, arena);
+    return arena.used();
+}
+
+#define HWNAS_TRY(call)                             \
+    do {                                            \
+        const Status hwnas_status = (call);         \
+        if (!hwnas_status) return hwnas_status;     \
+    } while (0)
+
+template <typename Kernel>
+Status allow_shared(Kernel kernel, std::int64_t bytes) {
+    if (bytes <= 48 * 1024) return {};
+    int device = 0, limit = 0;
+    HWNAS_CUDA_TRY(cudaGetDevice(&device));
+    HWNAS_CUDA_TRY(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    if (bytes > limit) return {"the mixed cell needs more shared memory for this many channels than the device has"};
+    HWNAS_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    return {};
+}
+
+// The stages. Each is one launch for all its jobs.
+template <typename T>
+class Stages {
+    using A = typename Plan<T>::A;
+
+public:
+    Stages(const Plan<T>& plan, cudaStream_t stream) : p_(plan), stream_(stream) {}
+
+    Status convolve(const Jobs& jobs, ConvSums what, Reduction* out) {
+        if (jobs.count == 0) return {};
+        const int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
+        const std::int64_t bytes = 2 * std::int64_t{p_.c} * kTile * sizeof(A);
+        HWNAS_TRY(allow_shared(conv_kernel<T>, bytes));
+        conv_kernel<T><<<dim3(tiles, jobs.count), kThreads, bytes, stream_>>>(p_, jobs, what);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        *out = {jobs, tiles};
+        return {};
+    }
+
+    Status pools(const Jobs& states, Reduction* out) {
+        const int tiles = stream_tiles();
+        pool_kernel<T><<<dim3(tiles, states.count), kThreads, 0, stream_>>>(p_, states);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        out->tiles = tiles;
+        out->jobs.count = 0;
+        for (int k = 0; k < states.count; ++k)
+            for (int norm : {kMax, kAvg}) out->jobs.add(states.edge[k], norm);
+        return {};
+    }
+
+    Status gradient_sums(const Jobs& edges, Reduction* out) {
+        const int tiles = stream_tiles();
+        gradient_sums_kernel<T><<<dim3(tiles, edges.count), kThreads, 0, stream_>>>(p_, edges);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        out->tiles = tiles;
+        out->jobs.count = 0;
+        for (int k = 0; k < edges.count; ++k)
+            for (int norm : kStreamNorms) out->jobs.add(edges.edge[k], norm);
+        return {};
+    }
+
+    template <bool kBackward>
+    Status finish_sums(const Reduction& conv, const Reduction& stream = {}) {
+        const dim3 grid(static_cast<unsigned>(divide_up(p_.c, kWarps)), conv.jobs.count + stream.jobs.count);
+        finish_sums_kernel<T, kBackward><<<grid, kThreads, 0, stream_>>>(p_, conv, stream);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    Status blend(int node) {
+        blend_kernel<T><<<stream_tiles(), kThreads, 0, stream_>>>(p_, node);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    Status gather(int first, int count) {
+        const View<const T> x = p_.state(first);
+        const auto tiles = static_cast<unsigned>(divide_up(std::int64_t{p_.n} * x.h * x.w, kStream));
+        gather_kernel<T><<<dim3(tiles, count), kThreads, 0, stream_>>>(p_, first);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    Status pointwise_backward(const Jobs& jobs) {
+        const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
+        HWNAS_TRY(allow_shared(pointwise_backward_kernel<T>, bytes));
+        pointwise_backward_kernel<T><<<dim3(kGroups, jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    // `convs`: which depthwise weights; `inputs`: which inputs (see depthwise_backward_kernel). Edges of one stride.
+    Status depthwise_backward(const Jobs& convs, const Jobs& inputs, bool strided, Reduction* out = nullptr) {
+        if (convs.count == 0) return {};
+        depthwise_weight_kernel<T><<<dim3(kGroups, convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        const std::int64_t pixels = strided ? std::int64_t{p_.n} * p_.h * p_.w : p_.pixels();
+        const int tiles = static_cast<int>(divide_up(pixels, kTile));
+        depthwise_backward_kernel<T><<<dim3(tiles, inputs.count), kThreads, 0, stream_>>>(p_, inputs);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        if (out) {
+            out->tiles = tiles;
+            out->jobs.count = 0;  // the sums belong to the norm before the second half
+            for (int k = 0; k < inputs.count; ++k) out->jobs.add(inputs.edge[k], inputs.kind[k] - 1);
+        }
+        return {};
+    }
+
+    Status weight_gradients(const Backward& b) {
+        const std::int64_t cc = std::int64_t{p_.c} * p_.c, per_edge = std::int64_t{kDwPerChannel} * p_.c;
+        HWNAS_TRY(finish_groups(p_.dpw_partial, b.dpw, p_.edges * kConvs, cc, kGroups * cc, cc));
+        if (p_.reduction) HWNAS_TRY(finish_groups(p_.dpw_partial + p_.edges * kConvs * kGroups * cc, b.dfr, 2 * p_.nodes, cc, kGroups * cc, cc));
+        HWNAS_TRY(finish_groups(p_.ddw_partial, b.ddw, 1, p_.edges * per_edge, 0, p_.edges * per_edge));
+        gate_gradient_kernel<T><<<p_.edges, 32 * kOps, 0, stream_>>>(p_, static_cast<A*>(b.dgates));
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+private:
+    int stream_tiles() const { return static_cast<int>(divide_up(p_.pixels(), kStream)); }
+
+    Status finish_groups(const A* partial, void* out, std::int64_t slots, std::int64_t slot_size, std::int64_t slot_stride, std::int64_t group_stride) {
+        const auto blocks = static_cast<unsigned>(divide_up(slots * slot_size, kThreads));
+        finish_groups_kernel<A><<<blocks, kThreads, 0, stream_>>>(partial, static_cast<A*>(out), slots, slot_size, kGroups, slot_stride, group_stride);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    Plan<T> p_;
+    cudaStream_t stream_;
+};
+
+template <typename T>
+Status forward(const Forward& f, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(f.shape);
+    bind_inputs(p, f.in);
+    p.y = static_cast<T*>(f.y);
+    lay_out_saved(p, f.saved);
+    lay_out_forward(p, f.scratch);
+    Stages<T> stages(p, stream);
+    for (int node = 0; node < p.nodes; ++node) {
+        Jobs states, first, second;
+        for (int j = node == 0 ? 0 : node + 1; j <= node + 1; ++j) states.add(j, 0);
+        for (int i = node; i < p.nodes; ++i) {
+            for (int k = 0; k < states.count; ++k) {
+                const int edge = i * (i + 3) / 2 + states.edge[k];
+                for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first.add(edge, conv);
+                for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+                if (p.strided(edge)) first.add(edge, kFr);
+            }
+        }
+        Reduction conv, pools;
+        HWNAS_TRY(stages.pools(states, &pools));
+        HWNAS_TRY(stages.convolve(first, ConvSums::kStatistics, &conv));
+        HWNAS_TRY(stages.template finish_sums<false>(conv, pools));
+        HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, &conv));
+        HWNAS_TRY(stages.template finish_sums<false>(conv));
+        HWNAS_TRY(stages.blend(node));
+    }
+    return {};
+}
+
+template <typename T>
+Status backward(const Backward& b, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(b.shape);
+    bind_inputs(p, b.in);
+    p.y = const_cast<T*>(static_cast<const T*>(b.y));  // only read
+    p.dy = static_cast<const T*>(b.dy);
+    p.ds[0] = static_cast<T*>(b.ds0);
+    p.ds[1] = static_cast<T*>(b.ds1);
+    lay_out_saved(p, const_cast<void*>(b.saved));
+    lay_out_backward(p, b.scratch);
+    Stages<T> stages(p, stream);
+    for (int node = p.nodes - 1; node >= 0; --node) {
+        HWNAS_TRY(stages.gather(node + 2, 1));
+        Jobs edges, dilated, first, second, inputs_wide, inputs, convs_wide, convs;
+        for (int j = 0; j < node + 2; ++j) {
+            const int edge = node * (node + 3) / 2 + j;
+            edges.add(edge, 0);
+            for (int conv : {kDil5, kDil3}) dilated.add(edge, conv);
+            for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+            for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) {
+                first.add(edge, conv);
+                (p.strided(edge) ? convs_wide : convs).add(edge, conv);
+            }
+            if (p.strided(edge)) first.add(edge, kFr);
+            (p.strided(edge) ? inputs_wide : inputs).add(edge, kSep3First);
+        }
+        Reduction conv, stream_sums;
+        HWNAS_TRY(stages.gradient_sums(edges, &stream_sums));
+        HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, &conv));
+        HWNAS_TRY(stages.template finish_sums<true>(conv, stream_sums));
+        HWNAS_TRY(stages.pointwise_backward(second));
+        HWNAS_TRY(stages.depthwise_backward(second, second, false, &conv));
+        HWNAS_TRY(stages.template finish_sums<true>(conv));
+        HWNAS_TRY(stages.pointwise_backward(first));
+        HWNAS_TRY(stages.depthwise_backward(convs_wide, inputs_wide, true));
+        HWNAS_TRY(stages.depthwise_backward(convs, inputs, false));
+    }
+    HWNAS_TRY(stages.gather(0, 2));
+    return stages.weight_gradients(b);
+}
+
+template <typename F>
+auto dispatch(Type type, F f) {
+    switch (type) {
+        case Type::kFloat64: return f(double{});
+        case Type::kBFloat16: return f(__nv_bfloat16{});
+        default: return f(float{});
+    }
+}
+
+Status check(const Shape& s) {
+    if (s.nodes < 1 || s.nodes > kMaxNodes) return {"the mixed cell takes 1 to 8 nodes"};
+    if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return {"the mixed cell needs at least one image, channel and pixel"};
+    if (s.n * s.h * s.w > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 pixels"};
+    if (s.c > 65535) return {"the mixed cell takes at most 65535 channels"};
+    return {};
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::int64_t saved_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_saved(p, nullptr);
+    });
+}
+
+std::int64_t forward_scratch_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_forward(p, nullptr);
+    });
+}
+
+std::int64_t backward_scratch_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_backward(p, nullptr);
+    });
+}
+
+Status forward_cuda(const Forward& p, void* stream) {
+    const Status status = cuda::check(p.shape);
+    if (!status) return status;
+    return cuda::dispatch(p.shape.type, [&](auto t) { return cuda::forward<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
+}
+
+Status backward_cuda(const Backward& p, void* stream) {
+    const Status status = cuda::check(p.shape);
+    if (!status) return status;
+    return cuda::dispatch(p.shape.type, [&](auto t) { return cuda::backward<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
+}
+
+}  // namespace hwnas::mixed_cell

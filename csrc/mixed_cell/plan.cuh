@@ -1,0 +1,241 @@
+// What every CUDA kernel of the mixed cell shares: where each tensor lives, how edges, states and batch norms are numbered,
+// and the loads that apply ReLU or batch norm on the way in.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "common/cuda_check.h"
+#include "mixed_cell/mixed_cell.h"
+
+namespace hwnas::mixed_cell::cuda {
+
+constexpr int kMaxNodes = 8;
+constexpr int kMaxEdges = kMaxNodes * (kMaxNodes + 3) / 2;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kTile = 32;     // pixels of a block in the general convolution kernels: a lane is a pixel
+constexpr int kStream = 256;  // pixels of a block in the elementwise kernels
+
+// Batch norms that an edge uses: the six convolutions' (numbered as Conv), the factorized reduce's and the pools'. kFr also
+// numbers the sum <g, x> that a skip without batch norm needs for its gate.
+enum Norm : int { kFr = kConvs, kMax, kAvg, kNorms };
+
+// T: storage of activations; A: arithmetic, weights and statistics.
+template <typename T>
+struct Arithmetic {
+    using Type = float;
+};
+template <>
+struct Arithmetic<double> {
+    using Type = double;
+};
+
+template <typename A>
+struct Pair {  // two sums that are always reduced together: (sum z, sum z^2) forward, (sum u, sum u * zhat) backward
+    A a, b;
+};
+
+__host__ __device__ constexpr int kernel_of(int conv) { return conv == kSep5First || conv == kSep5Second || conv == kDil5 ? 5 : 3; }
+__host__ __device__ constexpr int dilation_of(int conv) { return conv >= kDil3 ? 2 : 1; }
+__host__ __device__ constexpr int pad_of(int conv) { return kernel_of(conv) / 2 * dilation_of(conv); }
+__host__ __device__ constexpr bool is_second(int conv) { return conv == kSep3Second || conv == kSep5Second; }
+__host__ __device__ constexpr int dw_offset(int conv) {  // of [c, k, k] within an edge's depthwise weights, in units of c
+    return conv == 0 ? 0 : conv == 1 ? 9 : conv == 2 ? 18 : conv == 3 ? 43 : conv == 4 ? 68 : 77;
+}
+
+template <typename T>
+struct View {  // [n, c, h, w], channels and planes contiguous, images `image` elements apart
+    T* data;
+    std::int64_t image;
+    int h, w;
+};
+
+template <typename T>
+struct Plan {
+    using A = typename Arithmetic<T>::Type;
+    int n, c, nodes, edges, h, w, oh, ow;
+    bool reduction;
+    const T* s[2];
+    T* y;  // [n, nodes * c, oh, ow]
+    const A *gates, *dw, *pw, *fr;
+    // saved
+    T* z;      // [edges, 4, n, c, oh, ow]: outputs of the separable convolutions before batch norm
+    T* z_fr;   // [reduced edges, n, c, oh, ow]
+    A* stats;  // [stat rows, 2, c]: mean and 1 / std of every batch norm
+    // scratch, forward
+    T* z_dil;  // [edges, 2, n, c, oh, ow]; backward computes them again instead of keeping them
+    // scratch, backward
+    const T* dy;
+    T* g;     // [nodes, n, c, oh, ow]: gradient of each node
+    T* h1;    // [edges, 2, n, c, oh, ow]: gradient of the first halves of the separable convolutions, after batch norm
+    T* dd;    // [edges, 6, n, c, oh, ow]: gradient of the depthwise outputs
+    T* dd_fr; // [reduced edges, 2, n, c, oh, ow]: gradient of the two pixel grids that the factorized reduce reads
+    T* dx;    // per edge, like its source: gradient of relu(x) from the four convolutions
+    T* ds[2];
+    A* sums;  // [edges, kNorms, 2, c]: sum u and sum u * zhat of every batch norm
+    A* dpw_partial;    // [edges, kConvs, groups, c, c], then [reduced edges, groups, c, c]
+    A* ddw_partial;    // [groups][edges, kDwPerChannel * c]
+    // scratch, both: per block sums of the convolution kernels and of the elementwise ones, each [job, c, tile]
+    Pair<A>*partial, *partial_stream;
+
+    __host__ __device__ std::int64_t plane() const { return std::int64_t{oh} * ow; }
+    __host__ __device__ std::int64_t pixels() const { return n * plane(); }
+    __host__ __device__ std::int64_t size() const { return pixels() * c; }
+    __host__ __device__ int node_of(int edge) const {
+        int i = 0;
+        while ((i + 1) * (i + 4) / 2 <= edge) ++i;
+        return i;
+    }
+    __host__ __device__ int source_of(int edge) const {
+        const int i = node_of(edge);
+        return edge - i * (i + 3) / 2;
+    }
+    __host__ __device__ bool strided(int edge) const { return reduction && source_of(edge) < 2; }
+    __host__ __device__ int reduced_index(int edge) const { return 2 * node_of(edge) + source_of(edge); }
+    __host__ __device__ View<const T> state(int j) const {
+        if (j < 2) return {s[j], std::int64_t{c} * h * w, h, w};
+        return {y + (j - 2) * c * plane(), nodes * c * plane(), oh, ow};
+    }
+    __host__ __device__ View<const T> dense(const T* data) const { return {data, c * plane(), oh, ow}; }
+    __host__ __device__ T* z_of(int edge, int norm) const {
+        if (norm < kDil3) return z + (std::int64_t{edge} * 4 + norm) * size();
+        if (norm < kFr) return z_dil + (std::int64_t{edge} * 2 + norm - kDil3) * size();
+        return z_fr + reduced_index(edge) * size();
+    }
+    // A pool belongs to its source state, whichever edge reads it.
+    __host__ __device__ int stat_row(int edge, int norm) const {
+        return norm < kMax ? edge * (kFr + 1) + norm : pool_row(source_of(edge), norm);
+    }
+    __host__ __device__ int pool_row(int j, int norm) const { return edges * (kFr + 1) + j * 2 + norm - kMax; }
+    __host__ __device__ int stat_rows() const { return edges * (kFr + 1) + (nodes + 1) * 2; }
+    __host__ __device__ const A* mean(int row) const { return stats + std::int64_t{row} * 2 * c; }
+    __host__ __device__ const A* rstd(int row) const { return mean(row) + c; }
+    __host__ __device__ const A* dw_of(int edge, int conv) const { return dw + (std::int64_t{edge} * kDwPerChannel + dw_offset(conv)) * c; }
+    __host__ __device__ const A* pw_of(int edge, int conv) const {
+        return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
+    }
+    __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow
+        const std::int64_t large = std::int64_t{n} * c * h * w;
+        const int i = node_of(edge), j = source_of(edge);
+        const int wide = 2 * i + (j < 2 ? j : 2), narrow = edge - wide;
+        return dx + wide * large + narrow * size();
+    }
+};
+
+// What one launch works on: blockIdx.y picks a job.
+struct Jobs {
+    int count = 0;
+    unsigned char edge[kMaxEdges * 6];
+    unsigned char kind[kMaxEdges * 6];  // a Norm, or whatever the kernel says
+    void add(int e, int k) {
+        edge[count] = static_cast<unsigned char>(e);
+        kind[count++] = static_cast<unsigned char>(k);
+    }
+};
+
+__device__ __forceinline__ float load(const float* x) { return *x; }
+__device__ __forceinline__ double load(const double* x) { return *x; }
+__device__ __forceinline__ float load(const __nv_bfloat16* x) { return __bfloat162float(*x); }
+__device__ __forceinline__ void store(float* y, float v) { *y = v; }
+__device__ __forceinline__ void store(double* y, double v) { *y = v; }
+__device__ __forceinline__ void store(__nv_bfloat16* y, float v) { *y = __float2bfloat16(v); }
+
+template <typename A>
+__device__ __forceinline__ A warp_sum(A v) {
+    for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+    return v;
+}
+
+// Where a convolution reads: a state through ReLU, or the first half of a separable convolution through batch norm and ReLU.
+template <typename T>
+struct ConvInput {
+    using A = typename Arithmetic<T>::Type;
+    View<const T> x;
+    const A *mean, *rstd;  // null: no batch norm
+    int stride;
+    __device__ ConvInput(const Plan<T>& p, int edge, int conv) {
+        if (conv < kConvs && is_second(conv)) {
+            x = p.dense(p.z_of(edge, conv - 1));
+            const int row = p.stat_row(edge, conv - 1);
+            mean = p.mean(row);
+            rstd = p.rstd(row);
+            stride = 1;
+        } else {
+            x = p.state(p.source_of(edge));
+            mean = rstd = nullptr;
+            stride = p.strided(edge) ? 2 : 1;
+        }
+    }
+    __device__ A operator()(const T* plane, int c, int i, int j) const {  // ReLU'd value; zero outside
+        if (i < 0 || j < 0 || i >= x.h || j >= x.w) return 0;
+        A v = load(plane + std::int64_t{i} * x.w + j);
+        if (mean) v = (v - mean[c]) * rstd[c];
+        return v > 0 ? v : A(0);
+    }
+    __device__ const T* plane(int n, int c) const { return x.data + n * x.image + std::int64_t{c} * x.h * x.w; }
+};
+
+// Gradient of a batch norm: dz = a * (u - m1 - zhat * m2), written as ca * u + cb * z + cc.
+template <typename T>
+struct NormGradient {
+    using A = typename Arithmetic<T>::Type;
+    A ca, cb, cc;
+    __device__ NormGradient(const Plan<T>& p, int edge, int norm, int op, int c) {
+        const int row = p.stat_row(edge, norm);
+        const A mean = p.mean(row)[c], rstd = p.rstd(row)[c];
+        const A* sums = p.sums + (std::int64_t{edge} * kNorms + norm) * 2 * p.c;
+        const A count = static_cast<A>(p.pixels());
+        const A m1 = sums[c] / count, m2 = sums[p.c + c] / count;
+        const A a = op < 0 ? rstd : p.gates[edge * kOps + op] * rstd;  // op < 0: u is already the gradient of this norm's output
+        ca = a;
+        cb = -a * m2 * rstd;
+        cc = -a * m1 - cb * mean;
+    }
+    __device__ A operator()(A u, A z) const { return ca * u + cb * z + cc; }
+};
+
+__host__ __device__ constexpr int op_of(int norm) {  // whose gate scales this norm's output; -1 for the inner norms
+    switch (norm) {
+        case kSep3Second: return kSepConv3;
+        case kSep5Second: return kSepConv5;
+        case kDil3: return kDilConv3;
+        case kDil5: return kDilConv5;
+        case kFr: return kSkip;
+        case kMax: return kMaxPool;
+        case kAvg: return kAvgPool;
+        default: return -1;
+    }
+}
+
+// The 3 x 3 window of output (i, j) of a pool: the maximum and where it is (first in scan order, as PyTorch has it), the
+// average over the pixels inside.
+template <typename T>
+struct Pooled {
+    using A = typename Arithmetic<T>::Type;
+    A max, avg, inv_count;
+    int at;  // index of the maximum in the plane
+    __device__ Pooled(const T* plane, int h, int w, int i, int j, int stride) {
+        const int top = i * stride - 1, left = j * stride - 1;
+        A sum = 0;
+        int count = 0;
+        at = -1;
+        max = 0;
+        for (int di = 0; di < 3; ++di) {
+            for (int dj = 0; dj < 3; ++dj) {
+                const int y = top + di, x = left + dj;
+                if (y < 0 || x < 0 || y >= h || x >= w) continue;
+                const A v = load(plane + y * w + x);
+                if (at < 0 || v > max || v != v) {
+                    max = v;
+                    at = y * w + x;
+                }
+                sum += v;
+                ++count;
+            }
+        }
+        inv_count = A(1) / static_cast<A>(count);
+        avg = sum * inv_count;
+    }
+};
+
+}  // namespace hwnas::mixed_cell::cuda
