@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, Co
     __syncthreads();
     const std::int64_t n = q / p.plane(), r = q % p.plane();
     T* z = p.z_of(edge, conv);
-    const T* g = p.g + p.node_of(edge) * p.size();
+    const T* g = p.g_of(edge);
     const A* weights = p.pw_of(edge, conv);
     const int row = p.stat_row(edge, conv);
     for (int co = warp; co < p.c; co += kWarps) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p,
     const A* weights = p.pw_of(edge, conv);
     const bool recompute = conv == kDil3 || conv == kDil5;
     const T* z = p.z_of(edge, conv);
-    const T* u = op_of(conv) < 0 ? p.h1 + (std::int64_t{edge} * 2 + conv / 2) * p.size() : p.g + p.node_of(edge) * p.size();
-    T* dd = conv == kFr ? p.dd_fr + std::int64_t{p.reduced_index(edge)} * 2 * p.size() : p.dd + (std::int64_t{edge} * kConvs + conv) * p.size();
+    const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
+    T* dd = conv == kFr ? p.dd_fr + std::int64_t{p.reduced_index(edge)} * 2 * p.size() : p.dd_of(edge, conv);
     const int slot = conv == kFr ? p.edges * kConvs + p.reduced_index(edge) : edge * kConvs + conv;
     A* dpw = p.dpw_partial + (std::int64_t{slot} * gridDim.x + blockIdx.x) * p.c * p.c;
     const std::int64_t tiles = (p.pixels() + kTile - 1) / kTile;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p,
             if (is_second(kind) ? conv != kind : is_second(conv)) continue;
             const int k = kernel_of(conv), dil = dilation_of(conv), pad = pad_of(conv);
             const A* weights = p.dw_of(edge, conv) + c * k * k;
-            const T* dd = p.dd + (std::int64_t{edge} * kConvs + conv) * p.size() + (std::int64_t{n} * p.c + c) * p.plane();
+            const T* dd = p.dd_of(edge, conv) + (std::int64_t{n} * p.c + c) * p.plane();
             for (int a = 0; a < k; ++a) {
                 const int y = i + pad - a * dil;
                 if (y < 0 || y % in.stride || y / in.stride >= p.oh) continue;
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p,
         if (inside) {
             zhat = (load(in.plane(n, c) + r) - in.mean[c]) * in.rstd[c];
             if (!(zhat > 0)) sum = 0;
-            T* h1 = p.h1 + (std::int64_t{edge} * 2 + kind / 2) * p.size() + at;
+            T* h1 = p.h1_of(edge, kind) + at;
             store(h1, sum);
             sum = load(h1);
         }
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(Plan<T> p, J
     const int edge = jobs.edge[blockIdx.y], conv = jobs.kind[blockIdx.y], c = blockIdx.z;
     const int k = kernel_of(conv), dil = dilation_of(conv), pad = pad_of(conv);
     const ConvInput<T> in(p, edge, conv);
-    const T* dd = p.dd + (std::int64_t{edge} * kConvs + conv) * p.size();
+    const T* dd = p.dd_of(edge, conv);
     A* out = p.ddw_partial + (std::int64_t{blockIdx.x} * p.edges + edge) * kDwPerChannel * p.c + std::int64_t{dw_offset(conv)} * p.c + c * k * k;
     for (int tap = 0; tap < k * k; ++tap) {
         A sum = 0;

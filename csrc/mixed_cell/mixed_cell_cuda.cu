@@ -9,8 +9,6 @@ namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
 
-constexpr int kGroups = 16;  // shares of a weight gradient that are summed at the end
-
 // Hands out 256-byte aligned pieces of one buffer; with a null base it only counts.
 class Arena {
 public:
@@ -40,6 +38,8 @@ Plan<T> make_plan(const Shape& s) {
     p.ow = static_cast<int>(s.out_w());
     p.nodes = s.nodes;
     p.edges = s.edges();
+    p.by_ow = Divisor(static_cast<unsigned>(p.ow));
+    p.by_w = Divisor(static_cast<unsigned>(p.w));
     p.reduction = s.reduction;
     return p;
 }
@@ -69,7 +69,7 @@ void lay_out_partial(Plan<T>& p, Arena& arena) {
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
     const std::int64_t jobs = std::max(2 * p.nodes, p.nodes + 1);  // edges of one phase
     arena.take(p.partial, jobs * 5 * p.c * divide_up(input_pixels, kTile));
-    arena.take(p.partial_stream, jobs * 5 * p.c * divide_up(input_pixels, kStream));
+    arena.take(p.partial_stream, jobs * 5 * p.c * p.n * p.segments());
 }
 
 template <typename T>
@@ -86,13 +86,13 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     const std::int64_t reduced = p.reduction ? 2 * p.nodes : 0;
     const std::int64_t large = std::int64_t{p.n} * p.c * p.h * p.w;
     arena.take(p.g, p.nodes * p.size());
-    arena.take(p.h1, p.edges * 2 * p.size());
-    arena.take(p.dd, p.edges * kConvs * p.size());
+    arena.take(p.h1, (p.nodes + 1) * 2 * p.size());
+    arena.take(p.dd, (p.nodes + 1) * kConvs * p.size());
     arena.take(p.dd_fr, reduced * 2 * p.size());
     arena.take(p.dx, 2 * p.nodes * large + (p.edges - 2 * p.nodes) * p.size());
     arena.take(p.sums, std::int64_t{p.edges} * kNorms * 2 * p.c);
-    arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * kGroups * std::int64_t{p.c} * p.c);
-    arena.take(p.ddw_partial, std::int64_t{kGroups} * p.edges * kDwPerChannel * p.c);
+    arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * p.pw_groups() * std::int64_t{p.c} * p.c);
+    arena.take(p.ddw_partial, std::int64_t{p.dw_groups()} * p.edges * kDwPerChannel * p.c);
     lay_out_partial(p, arena);
     return arena.used();
 }
@@ -134,8 +134,8 @@ public:
     }
 
     Status pools(const Jobs& states, Reduction* out) {
-        const int tiles = stream_tiles();
-        pool_kernel<T><<<dim3(tiles, states.count), kThreads, 0, stream_>>>(p_, states);
+        const int tiles = p_.n * p_.segments();
+        pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(p_, states);
         HWNAS_CUDA_TRY(cudaGetLastError());
         out->tiles = tiles;
         out->jobs.count = 0;
@@ -145,8 +145,8 @@ public:
     }
 
     Status gradient_sums(const Jobs& edges, Reduction* out) {
-        const int tiles = stream_tiles();
-        gradient_sums_kernel<T><<<dim3(tiles, edges.count), kThreads, 0, stream_>>>(p_, edges);
+        const int tiles = p_.n * p_.segments();
+        gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(p_, edges);
         HWNAS_CUDA_TRY(cudaGetLastError());
         out->tiles = tiles;
         out->jobs.count = 0;
@@ -164,23 +164,22 @@ public:
     }
 
     Status blend(int node) {
-        blend_kernel<T><<<stream_tiles(), kThreads, 0, stream_>>>(p_, node);
+        blend_kernel<T><<<stream_blocks(), kThreads, 0, stream_>>>(p_, node);
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     }
 
     Status gather(int first, int count) {
-        const View<const T> x = p_.state(first);
-        const auto tiles = static_cast<unsigned>(divide_up(std::int64_t{p_.n} * x.h * x.w, kStream));
-        gather_kernel<T><<<dim3(tiles, count), kThreads, 0, stream_>>>(p_, first);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        const std::int64_t bytes = p_.plane() * sizeof(Window<T>);  // of one plane
+        if (p_.plane() <= 256) return gather<64, true>(first, count, bytes * (kThreads / 64));
+        if (bytes <= 40 * 1024) return gather<kThreads, true>(first, count, bytes);
+        return gather<kThreads, false>(first, count, 0);
     }
 
     Status pointwise_backward(const Jobs& jobs) {
         const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
         HWNAS_TRY(allow_shared(pointwise_backward_kernel<T>, bytes));
-        pointwise_backward_kernel<T><<<dim3(kGroups, jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
+        pointwise_backward_kernel<T><<<dim3(p_.pw_groups(), jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     }
@@ -188,7 +187,7 @@ public:
     // `convs`: which depthwise weights; `inputs`: which inputs (see depthwise_backward_kernel). Edges of one stride.
     Status depthwise_backward(const Jobs& convs, const Jobs& inputs, bool strided, Reduction* out = nullptr) {
         if (convs.count == 0) return {};
-        depthwise_weight_kernel<T><<<dim3(kGroups, convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
+        depthwise_weight_kernel<T><<<dim3(p_.dw_groups(), convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
         HWNAS_CUDA_TRY(cudaGetLastError());
         const std::int64_t pixels = strided ? std::int64_t{p_.n} * p_.h * p_.w : p_.pixels();
         const int tiles = static_cast<int>(divide_up(pixels, kTile));
@@ -204,20 +203,30 @@ public:
 
     Status weight_gradients(const Backward& b) {
         const std::int64_t cc = std::int64_t{p_.c} * p_.c, per_edge = std::int64_t{kDwPerChannel} * p_.c;
-        HWNAS_TRY(finish_groups(p_.dpw_partial, b.dpw, p_.edges * kConvs, cc, kGroups * cc, cc));
-        if (p_.reduction) HWNAS_TRY(finish_groups(p_.dpw_partial + p_.edges * kConvs * kGroups * cc, b.dfr, 2 * p_.nodes, cc, kGroups * cc, cc));
-        HWNAS_TRY(finish_groups(p_.ddw_partial, b.ddw, 1, p_.edges * per_edge, 0, p_.edges * per_edge));
+        const int pw = p_.pw_groups();
+        HWNAS_TRY(finish_groups(p_.dpw_partial, b.dpw, p_.edges * kConvs, cc, pw, pw * cc, cc));
+        if (p_.reduction) HWNAS_TRY(finish_groups(p_.dpw_partial + p_.edges * kConvs * pw * cc, b.dfr, 2 * p_.nodes, cc, pw, pw * cc, cc));
+        HWNAS_TRY(finish_groups(p_.ddw_partial, b.ddw, 1, p_.edges * per_edge, p_.dw_groups(), 0, p_.edges * per_edge));
         gate_gradient_kernel<T><<<p_.edges, 32 * kOps, 0, stream_>>>(p_, static_cast<A*>(b.dgates));
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     }
 
 private:
-    int stream_tiles() const { return static_cast<int>(divide_up(p_.pixels(), kStream)); }
+    int stream_blocks() const { return static_cast<int>(divide_up(std::int64_t{p_.n} * p_.c * p_.segments(), kWarps)); }
 
-    Status finish_groups(const A* partial, void* out, std::int64_t slots, std::int64_t slot_size, std::int64_t slot_stride, std::int64_t group_stride) {
+    template <int kTeam, bool kShared>
+    Status gather(int first, int count, std::int64_t bytes) {
+        const auto blocks = static_cast<unsigned>(divide_up(std::int64_t{p_.n} * p_.c, kThreads / kTeam));
+        gather_kernel<T, kTeam, kShared><<<dim3(blocks, count), kThreads, bytes, stream_>>>(p_, first);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    Status finish_groups(const A* partial, void* out, std::int64_t slots, std::int64_t slot_size, int groups, std::int64_t slot_stride,
+                         std::int64_t group_stride) {
         const auto blocks = static_cast<unsigned>(divide_up(slots * slot_size, kThreads));
-        finish_groups_kernel<A><<<blocks, kThreads, 0, stream_>>>(partial, static_cast<A*>(out), slots, slot_size, kGroups, slot_stride, group_stride);
+        finish_groups_kernel<A><<<blocks, kThreads, 0, stream_>>>(partial, static_cast<A*>(out), slots, slot_size, groups, slot_stride, group_stride);
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     }
@@ -310,6 +319,7 @@ Status check(const Shape& s) {
     if (s.nodes < 1 || s.nodes > kMaxNodes) return {"the mixed cell takes 1 to 8 nodes"};
     if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return {"the mixed cell needs at least one image, channel and pixel"};
     if (s.n * s.h * s.w > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 pixels"};
+    if (s.n * s.c > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 planes"};
     if (s.c > 65535) return {"the mixed cell takes at most 65535 channels"};
     return {};
 }

@@ -14,7 +14,7 @@ constexpr int kMaxEdges = kMaxNodes * (kMaxNodes + 3) / 2;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 32;     // pixels of a block in the general convolution kernels: a lane is a pixel
-constexpr int kStream = 256;  // pixels of a block in the elementwise kernels
+constexpr int kSegment = 256;  // pixels of one plane that a warp takes in the elementwise kernels
 
 // Batch norms that an edge uses: the six convolutions' (numbered as Conv), the factorized reduce's and the pools'. kFr also
 // numbers the sum <g, x> that a skip without batch norm needs for its gate.
@@ -43,6 +43,22 @@ __host__ __device__ constexpr int dw_offset(int conv) {  // of [c, k, k] within 
     return conv == 0 ? 0 : conv == 1 ? 9 : conv == 2 ? 18 : conv == 3 ? 43 : conv == 4 ? 68 : 77;
 }
 
+// Division by a size that is fixed at launch.
+struct Divisor {
+    unsigned d, inverse;
+    __host__ __device__ explicit Divisor(unsigned divisor = 1) : d(divisor), inverse(divisor == 1 ? ~0u : static_cast<unsigned>((1ull << 32) / divisor)) {}
+    __device__ void divide(int value, int& quotient, int& remainder) const {
+        const unsigned v = static_cast<unsigned>(value);
+        unsigned q = __umulhi(v, inverse), r = v - q * d;  // at most one too small
+        if (r >= d) {
+            ++q;
+            r -= d;
+        }
+        quotient = static_cast<int>(q);
+        remainder = static_cast<int>(r);
+    }
+};
+
 template <typename T>
 struct View {  // [n, c, h, w], channels and planes contiguous, images `image` elements apart
     T* data;
@@ -67,8 +83,9 @@ struct Plan {
     // scratch, backward
     const T* dy;
     T* g;     // [nodes, n, c, oh, ow]: gradient of each node
-    T* h1;    // [edges, 2, n, c, oh, ow]: gradient of the first halves of the separable convolutions, after batch norm
-    T* dd;    // [edges, 6, n, c, oh, ow]: gradient of the depthwise outputs
+    T* h1;    // [sources, 2, n, c, oh, ow]: gradient of the separable convolutions' first halves, after batch norm; for the
+              // edges of one node at a time, as is dd
+    T* dd;    // [sources, 6, n, c, oh, ow]: gradient of the depthwise outputs
     T* dd_fr; // [reduced edges, 2, n, c, oh, ow]: gradient of the two pixel grids that the factorized reduce reads
     T* dx;    // per edge, like its source: gradient of relu(x) from the four convolutions
     T* ds[2];
@@ -77,6 +94,8 @@ struct Plan {
     A* ddw_partial;    // [groups][edges, kDwPerChannel * c]
     // scratch, both: per block sums of the convolution kernels and of the elementwise ones, each [job, c, tile]
     Pair<A>*partial, *partial_stream;
+    void* fragments;  // weights as the tensor cores want them (tuned bfloat16 kernels)
+    Divisor by_ow, by_w;
 
     __host__ __device__ std::int64_t plane() const { return std::int64_t{oh} * ow; }
     __host__ __device__ std::int64_t pixels() const { return n * plane(); }
@@ -114,6 +133,13 @@ struct Plan {
     __host__ __device__ const A* pw_of(int edge, int conv) const {
         return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
     }
+    __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{source_of(edge)} * kConvs + conv) * size(); }
+    __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{source_of(edge)} * 2 + conv / 2) * size(); }
+    __host__ __device__ T* g_of(int edge) const { return g + node_of(edge) * size(); }
+    // Shares of the weight gradients, summed at the end: enough to fill the machine with the two edges of the first node.
+    __host__ __device__ int pw_groups() const { return c >= 64 ? 16 : 32; }
+    __host__ __device__ int dw_groups() const { return c >= 512 ? 1 : c <= 16 ? 32 : 512 / c; }
+    __host__ __device__ int segments() const { return (oh * ow + kSegment - 1) / kSegment; }
     __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow
         const std::int64_t large = std::int64_t{n} * c * h * w;
         const int i = node_of(edge), j = source_of(edge);
@@ -208,32 +234,38 @@ __host__ __device__ constexpr int op_of(int norm) {  // whose gate scales this n
 }
 
 // The 3 x 3 window of output (i, j) of a pool: the maximum and where it is (first in scan order, as PyTorch has it), the
-// average over the pixels inside.
+// average over the pixels inside. Rows and columns outside are clamped to the nearest one: that repeats pixels of the window,
+// which changes neither the maximum nor which pixel comes first, and the average gives them no weight.
 template <typename T>
 struct Pooled {
     using A = typename Arithmetic<T>::Type;
     A max, avg, inv_count;
     int at;  // index of the maximum in the plane
-    __device__ Pooled(const T* plane, int h, int w, int i, int j, int stride) {
+    __device__ __forceinline__ Pooled(const T* plane, int h, int w, int i, int j, int stride) {
         const int top = i * stride - 1, left = j * stride - 1;
+        const int columns[3] = {left < 0 ? 0 : left, left + 1, left + 2 < w ? left + 2 : w - 1};
+        const A column_weight[3] = {A(left >= 0), A(1), A(left + 2 < w)};
         A sum = 0;
-        int count = 0;
-        at = -1;
-        max = 0;
+        at = (top < 0 ? 0 : top) * w + columns[0];
+        max = load(plane + at);
+#pragma unroll
         for (int di = 0; di < 3; ++di) {
+            const int y = top + di, row = y < 0 ? 0 : y < h ? y : h - 1;
+            A row_sum = 0;
+#pragma unroll
             for (int dj = 0; dj < 3; ++dj) {
-                const int y = top + di, x = left + dj;
-                if (y < 0 || x < 0 || y >= h || x >= w) continue;
-                const A v = load(plane + y * w + x);
-                if (at < 0 || v > max || v != v) {
+                const int here = row * w + columns[dj];
+                const A v = load(plane + here);
+                if (v > max) {
                     max = v;
-                    at = y * w + x;
+                    at = here;
                 }
-                sum += v;
-                ++count;
+                row_sum += column_weight[dj] * v;
             }
+            if (y >= 0 && y < h) sum += row_sum;
         }
-        inv_count = A(1) / static_cast<A>(count);
+        const A rows = A(1) + A(top >= 0) + A(top + 2 < h);
+        inv_count = A(1) / (rows * (column_weight[0] + A(1) + column_weight[2]));
         avg = sum * inv_count;
     }
 };

@@ -252,9 +252,12 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.nodes, ctx.reduction = inputs
     ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)  # else autograd fills a gradient for the saved bytes
 
 
-def _differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 8
     return (*_backward_op(dy, *ctx.saved_tensors, ctx.nodes, ctx.reduction), None, None)
 
 
