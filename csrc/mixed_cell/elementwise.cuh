@@ -6,23 +6,27 @@
 
 namespace hwnas::mixed_cell::cuda {
 
-struct Reduction {  // per-block sums of `jobs`, [job, c, tiles]
-    Jobs jobs;
-    int tiles = 0;
+struct Reductions {  // per-block sums of several launches, each [job, c, tiles] from `offset` on
+    struct Part {
+        Jobs jobs;
+        int tiles;
+        std::int64_t offset;
+    } part[3];
+    int count = 0;
 };
 
 // Sums over tiles in a fixed order, in double: a warp a channel of a job. Forward: mean and 1 / std into stats; for the pools,
-// Jobs::edge is the source state. Backward: the two sums. Grid: ceil(c / kWarps) x jobs of both reductions.
+// Jobs::edge is the source state. Backward: the two sums. Grid: ceil(c / kWarps) x jobs of all parts.
 template <typename T, bool kBackward>
-__global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, Reduction conv, Reduction stream) {
+__global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, const __grid_constant__ Reductions sums) {
     using A = typename Arithmetic<T>::Type;
     const int lane = threadIdx.x % 32, c = blockIdx.x * kWarps + threadIdx.x / 32;
     if (c >= p.c) return;
-    const bool second = static_cast<int>(blockIdx.y) >= conv.jobs.count;
-    const int job = second ? blockIdx.y - conv.jobs.count : blockIdx.y;
-    const Jobs& jobs = second ? stream.jobs : conv.jobs;
-    const int tiles = second ? stream.tiles : conv.tiles;
-    const Pair<A>* partial = (second ? p.partial_stream : p.partial) + (std::int64_t{job} * p.c + c) * tiles;
+    int job = blockIdx.y, part = 0;
+    while (job >= sums.part[part].jobs.count) job -= sums.part[part++].jobs.count;
+    const Jobs& jobs = sums.part[part].jobs;
+    const int tiles = sums.part[part].tiles;
+    const Pair<A>* partial = p.partial + sums.part[part].offset + (std::int64_t{job} * p.c + c) * tiles;
     double a = 0, b = 0;
     for (int t = lane; t < tiles; t += 32) {
         const Pair<A> v = partial[t];
@@ -47,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, Reduct
 
 // What a warp of an elementwise kernel works on: kSegment pixels of one output plane.
 struct Segment {
-    int n, c, index, from, to;  // index: which segment of the batch, n * segments + segment
+    int n = 0, c = 0, index = 0, from = 0, to = 0;  // index: which segment of the batch, n * segments + segment
     template <typename T>
     __device__ bool pick(const Plan<T>& p) {
         const int segments = p.segments();
@@ -98,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(Plan<T> p, Jobs states) 
     for (A& v : sums) v = warp_sum(v);
     const int tiles = p.n * p.segments();
     for (int k = 0; k < 2 && lane == 0; ++k)
-        p.partial_stream[((std::int64_t{blockIdx.y} * 2 + k) * p.c + s.c) * tiles + s.index] = {sums[2 * k], sums[2 * k + 1]};
+        p.partial[((std::int64_t{blockIdx.y} * 2 + k) * p.c + s.c) * tiles + s.index] = {sums[2 * k], sums[2 * k + 1]};
 }
 
 // Node `node` = sum over its edges of gate * op. Grid: segments.
@@ -185,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs
     for (A& v : sums) v = warp_sum(v);
     const int tiles = p.n * p.segments();
     for (int k = 0; k < 5 && lane == 0; ++k)
-        p.partial_stream[((std::int64_t{blockIdx.y} * 5 + k) * p.c + s.c) * tiles + s.index] = {total, sums[k]};
+        p.partial[((std::int64_t{blockIdx.y} * 5 + k) * p.c + s.c) * tiles + s.index] = {total, sums[k]};
 }
 
 // Gradient of state j from every edge that leaves it. The pools are linear in their upstream gradient, so those of all edges

@@ -4,6 +4,7 @@
 
 #include "mixed_cell/elementwise.cuh"
 #include "mixed_cell/general.cuh"
+#include "mixed_cell/tuned.h"
 
 namespace hwnas::mixed_cell {
 namespace cuda {
@@ -68,8 +69,7 @@ template <typename T>
 void lay_out_partial(Plan<T>& p, Arena& arena) {
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
     const std::int64_t jobs = std::max(2 * p.nodes, p.nodes + 1);  // edges of one phase
-    arena.take(p.partial, jobs * 5 * p.c * divide_up(input_pixels, kTile));
-    arena.take(p.partial_stream, jobs * 5 * p.c * p.n * p.segments());
+    arena.take(p.partial, jobs * 5 * p.c * (divide_up(input_pixels, kTile) + p.n * p.segments()));
 }
 
 template <typename T>
@@ -77,6 +77,9 @@ std::int64_t lay_out_forward(Plan<T>& p, void* base) {
     Arena arena(base);
     arena.take(p.z_dil, p.edges * 2 * p.size());
     lay_out_partial(p, arena);
+    char* fragments = nullptr;
+    arena.take(fragments, Tuned<T>::fragment_bytes(p, false));
+    p.fragments = fragments;
     return arena.used();
 }
 
@@ -94,6 +97,9 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * p.pw_groups() * std::int64_t{p.c} * p.c);
     arena.take(p.ddw_partial, std::int64_t{p.dw_groups()} * p.edges * kDwPerChannel * p.c);
     lay_out_partial(p, arena);
+    char* fragments = nullptr;
+    arena.take(fragments, Tuned<T>::fragment_bytes(p, true));
+    p.fragments = fragments;
     return arena.used();
 }
 
@@ -122,44 +128,51 @@ class Stages {
 public:
     Stages(const Plan<T>& plan, cudaStream_t stream) : p_(plan), stream_(stream) {}
 
-    Status convolve(const Jobs& jobs, ConvSums what, Reduction* out) {
+    Status prepare(bool with_backward) { return Tuned<T>::prepare(p_, with_backward, stream_); }
+
+    Status convolve(const Jobs& jobs, ConvSums what, bool strided) {
         if (jobs.count == 0) return {};
+        if (jobs.kind[0] != kFr && Tuned<T>::covers(p_, strided)) {
+            int tiles = 0;
+            HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, what, strided, stream_, &tiles));
+            return note_sums(jobs, tiles);
+        }
         const int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
         const std::int64_t bytes = 2 * std::int64_t{p_.c} * kTile * sizeof(A);
         HWNAS_TRY(allow_shared(conv_kernel<T>, bytes));
-        conv_kernel<T><<<dim3(tiles, jobs.count), kThreads, bytes, stream_>>>(p_, jobs, what);
+        conv_kernel<T><<<dim3(tiles, jobs.count), kThreads, bytes, stream_>>>(with_partial(), jobs, what);
         HWNAS_CUDA_TRY(cudaGetLastError());
-        *out = {jobs, tiles};
-        return {};
+        return note_sums(jobs, tiles);
     }
 
-    Status pools(const Jobs& states, Reduction* out) {
-        const int tiles = p_.n * p_.segments();
-        pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(p_, states);
+    Status pools(const Jobs& states) {
+        pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
         HWNAS_CUDA_TRY(cudaGetLastError());
-        out->tiles = tiles;
-        out->jobs.count = 0;
+        Jobs slots;
         for (int k = 0; k < states.count; ++k)
-            for (int norm : {kMax, kAvg}) out->jobs.add(states.edge[k], norm);
-        return {};
+            for (int norm : {kMax, kAvg}) slots.add(states.edge[k], norm);
+        return note_sums(slots, p_.n * p_.segments());
     }
 
-    Status gradient_sums(const Jobs& edges, Reduction* out) {
-        const int tiles = p_.n * p_.segments();
-        gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(p_, edges);
+    Status gradient_sums(const Jobs& edges) {
+        gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
         HWNAS_CUDA_TRY(cudaGetLastError());
-        out->tiles = tiles;
-        out->jobs.count = 0;
+        Jobs slots;
         for (int k = 0; k < edges.count; ++k)
-            for (int norm : kStreamNorms) out->jobs.add(edges.edge[k], norm);
-        return {};
+            for (int norm : kStreamNorms) slots.add(edges.edge[k], norm);
+        return note_sums(slots, p_.n * p_.segments());
     }
 
+    // Adds up all per-block sums since the last time.
     template <bool kBackward>
-    Status finish_sums(const Reduction& conv, const Reduction& stream = {}) {
-        const dim3 grid(static_cast<unsigned>(divide_up(p_.c, kWarps)), conv.jobs.count + stream.jobs.count);
-        finish_sums_kernel<T, kBackward><<<grid, kThreads, 0, stream_>>>(p_, conv, stream);
+    Status finish_sums() {
+        int jobs = 0;
+        for (int k = 0; k < sums_.count; ++k) jobs += sums_.part[k].jobs.count;
+        const dim3 grid(static_cast<unsigned>(divide_up(p_.c, kWarps)), jobs);
+        finish_sums_kernel<T, kBackward><<<grid, kThreads, 0, stream_>>>(p_, sums_);
         HWNAS_CUDA_TRY(cudaGetLastError());
+        sums_ = {};
+        partial_used_ = 0;
         return {};
     }
 
@@ -176,7 +189,9 @@ public:
         return gather<kThreads, false>(first, count, 0);
     }
 
-    Status pointwise_backward(const Jobs& jobs) {
+    Status pointwise_backward(const Jobs& jobs, bool strided) {
+        if (jobs.count == 0) return {};
+        if (jobs.kind[0] != kFr && Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, stream_);
         const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
         HWNAS_TRY(allow_shared(pointwise_backward_kernel<T>, bytes));
         pointwise_backward_kernel<T><<<dim3(p_.pw_groups(), jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
@@ -184,21 +199,29 @@ public:
         return {};
     }
 
-    // `convs`: which depthwise weights; `inputs`: which inputs (see depthwise_backward_kernel). Edges of one stride.
-    Status depthwise_backward(const Jobs& convs, const Jobs& inputs, bool strided, Reduction* out = nullptr) {
+    // `convs`: every convolution that reads a state; `edges`: each edge once. Edges of one stride.
+    Status depthwise_state_backward(const Jobs& convs, const Jobs& edges, bool strided) {
         if (convs.count == 0) return {};
-        depthwise_weight_kernel<T><<<dim3(p_.dw_groups(), convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
-        HWNAS_CUDA_TRY(cudaGetLastError());
+        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::depthwise_state_backward(p_, convs, edges, strided, stream_);
+        HWNAS_TRY(depthwise_weights(convs));
         const std::int64_t pixels = strided ? std::int64_t{p_.n} * p_.h * p_.w : p_.pixels();
-        const int tiles = static_cast<int>(divide_up(pixels, kTile));
-        depthwise_backward_kernel<T><<<dim3(tiles, inputs.count), kThreads, 0, stream_>>>(p_, inputs);
+        depthwise_backward_kernel<T><<<dim3(static_cast<unsigned>(divide_up(pixels, kTile)), edges.count), kThreads, 0, stream_>>>(p_, edges);
         HWNAS_CUDA_TRY(cudaGetLastError());
-        if (out) {
-            out->tiles = tiles;
-            out->jobs.count = 0;  // the sums belong to the norm before the second half
-            for (int k = 0; k < inputs.count; ++k) out->jobs.add(inputs.edge[k], inputs.kind[k] - 1);
-        }
         return {};
+    }
+
+    Status depthwise_second_backward(const Jobs& convs) {
+        int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
+        if (Tuned<T>::covers(p_, false)) {
+            HWNAS_TRY(Tuned<T>::depthwise_second_backward(with_partial(), convs, stream_, &tiles));
+        } else {
+            HWNAS_TRY(depthwise_weights(convs));
+            depthwise_backward_kernel<T><<<dim3(tiles, convs.count), kThreads, 0, stream_>>>(with_partial(), convs);
+            HWNAS_CUDA_TRY(cudaGetLastError());
+        }
+        Jobs slots;  // the sums belong to the norm before the second half
+        for (int k = 0; k < convs.count; ++k) slots.add(convs.edge[k], convs.kind[k] - 1);
+        return note_sums(slots, tiles);
     }
 
     Status weight_gradients(const Backward& b) {
@@ -231,8 +254,28 @@ private:
         return {};
     }
 
+    Status depthwise_weights(const Jobs& convs) {
+        depthwise_weight_kernel<T><<<dim3(p_.dw_groups(), convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
+        HWNAS_CUDA_TRY(cudaGetLastError());
+        return {};
+    }
+
+    // The next launch's per-block sums go behind those that wait already.
+    Plan<T> with_partial() const {
+        Plan<T> p = p_;
+        p.partial += partial_used_;
+        return p;
+    }
+    Status note_sums(const Jobs& jobs, int tiles) {
+        sums_.part[sums_.count++] = {jobs, tiles, partial_used_};
+        partial_used_ += std::int64_t{jobs.count} * p_.c * tiles;
+        return {};
+    }
+
     Plan<T> p_;
     cudaStream_t stream_;
+    Reductions sums_;
+    std::int64_t partial_used_ = 0;
 };
 
 template <typename T>
@@ -243,23 +286,24 @@ Status forward(const Forward& f, cudaStream_t stream) {
     lay_out_saved(p, f.saved);
     lay_out_forward(p, f.scratch);
     Stages<T> stages(p, stream);
+    HWNAS_TRY(stages.prepare(false));
     for (int node = 0; node < p.nodes; ++node) {
-        Jobs states, first, second;
+        Jobs states, first[2], reduces, second;  // first[strided]
         for (int j = node == 0 ? 0 : node + 1; j <= node + 1; ++j) states.add(j, 0);
         for (int i = node; i < p.nodes; ++i) {
             for (int k = 0; k < states.count; ++k) {
                 const int edge = i * (i + 3) / 2 + states.edge[k];
-                for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first.add(edge, conv);
+                for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[p.strided(edge)].add(edge, conv);
                 for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
-                if (p.strided(edge)) first.add(edge, kFr);
+                if (p.strided(edge)) reduces.add(edge, kFr);
             }
         }
-        Reduction conv, pools;
-        HWNAS_TRY(stages.pools(states, &pools));
-        HWNAS_TRY(stages.convolve(first, ConvSums::kStatistics, &conv));
-        HWNAS_TRY(stages.template finish_sums<false>(conv, pools));
-        HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, &conv));
-        HWNAS_TRY(stages.template finish_sums<false>(conv));
+        HWNAS_TRY(stages.pools(states));
+        for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided));
+        HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
+        HWNAS_TRY(stages.template finish_sums<false>());
+        HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
+        HWNAS_TRY(stages.template finish_sums<false>());
         HWNAS_TRY(stages.blend(node));
     }
     return {};
@@ -276,31 +320,31 @@ Status backward(const Backward& b, cudaStream_t stream) {
     lay_out_saved(p, const_cast<void*>(b.saved));
     lay_out_backward(p, b.scratch);
     Stages<T> stages(p, stream);
+    HWNAS_TRY(stages.prepare(true));
     for (int node = p.nodes - 1; node >= 0; --node) {
         HWNAS_TRY(stages.gather(node + 2, 1));
-        Jobs edges, dilated, first, second, inputs_wide, inputs, convs_wide, convs;
+        Jobs all, second, reduces, edges[2], first[2], dilated[2];  // [strided]
         for (int j = 0; j < node + 2; ++j) {
             const int edge = node * (node + 3) / 2 + j;
-            edges.add(edge, 0);
-            for (int conv : {kDil5, kDil3}) dilated.add(edge, conv);
+            const bool strided = p.strided(edge);
+            all.add(edge, 0);
+            edges[strided].add(edge, kSep3First);
+            for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[strided].add(edge, conv);
+            for (int conv : {kDil5, kDil3}) dilated[strided].add(edge, conv);
             for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
-            for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) {
-                first.add(edge, conv);
-                (p.strided(edge) ? convs_wide : convs).add(edge, conv);
-            }
-            if (p.strided(edge)) first.add(edge, kFr);
-            (p.strided(edge) ? inputs_wide : inputs).add(edge, kSep3First);
+            if (strided) reduces.add(edge, kFr);
         }
-        Reduction conv, stream_sums;
-        HWNAS_TRY(stages.gradient_sums(edges, &stream_sums));
-        HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, &conv));
-        HWNAS_TRY(stages.template finish_sums<true>(conv, stream_sums));
-        HWNAS_TRY(stages.pointwise_backward(second));
-        HWNAS_TRY(stages.depthwise_backward(second, second, false, &conv));
-        HWNAS_TRY(stages.template finish_sums<true>(conv));
-        HWNAS_TRY(stages.pointwise_backward(first));
-        HWNAS_TRY(stages.depthwise_backward(convs_wide, inputs_wide, true));
-        HWNAS_TRY(stages.depthwise_backward(convs, inputs, false));
+        HWNAS_TRY(stages.gradient_sums(all));
+        for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(dilated[strided], ConvSums::kGradient, strided));
+        HWNAS_TRY(stages.template finish_sums<true>());
+        HWNAS_TRY(stages.pointwise_backward(second, false));
+        HWNAS_TRY(stages.depthwise_second_backward(second));
+        HWNAS_TRY(stages.template finish_sums<true>());
+        HWNAS_TRY(stages.pointwise_backward(reduces, true));
+        for (bool strided : {true, false}) {
+            HWNAS_TRY(stages.pointwise_backward(first[strided], strided));
+            HWNAS_TRY(stages.depthwise_state_backward(first[strided], edges[strided], strided));
+        }
     }
     HWNAS_TRY(stages.gather(0, 2));
     return stages.weight_gradients(b);

@@ -46,7 +46,7 @@ __host__ __device__ constexpr int dw_offset(int conv) {  // of [c, k, k] within 
 // Division by a size that is fixed at launch.
 struct Divisor {
     unsigned d, inverse;
-    __host__ __device__ explicit Divisor(unsigned divisor = 1) : d(divisor), inverse(divisor == 1 ? ~0u : static_cast<unsigned>((1ull << 32) / divisor)) {}
+    __host__ __device__ Divisor(unsigned divisor = 1) : d(divisor), inverse(divisor == 1 ? ~0u : static_cast<unsigned>((1ull << 32) / divisor)) {}
     __device__ void divide(int value, int& quotient, int& remainder) const {
         const unsigned v = static_cast<unsigned>(value);
         unsigned q = __umulhi(v, inverse), r = v - q * d;  // at most one too small
@@ -92,8 +92,8 @@ struct Plan {
     A* sums;  // [edges, kNorms, 2, c]: sum u and sum u * zhat of every batch norm
     A* dpw_partial;    // [edges, kConvs, groups, c, c], then [reduced edges, groups, c, c]
     A* ddw_partial;    // [groups][edges, kDwPerChannel * c]
-    // scratch, both: per block sums of the convolution kernels and of the elementwise ones, each [job, c, tile]
-    Pair<A>*partial, *partial_stream;
+    // scratch, both
+    Pair<A>* partial;  // per-block sums, [job, c, tile]
     void* fragments;  // weights as the tensor cores want them (tuned bfloat16 kernels)
     Divisor by_ow, by_w;
 
