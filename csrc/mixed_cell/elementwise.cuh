@@ -43,9 +43,8 @@ __global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, const 
         out[p.c + c] = static_cast<A>(b);
     } else {
         const double count = static_cast<double>(p.pixels()), mean = a / count, var = b / count - mean * mean;
-        A* out = p.stats + std::int64_t{kind < kMax ? p.stat_row(edge, kind) : p.pool_row(edge, kind)} * 2 * p.c;
-        out[c] = static_cast<A>(mean);
-        out[p.c + c] = static_cast<A>(1.0 / sqrt((var > 0 ? var : 0) + 1e-5));
+        p.stats[std::int64_t{kind < kMax ? p.stat_row(edge, kind) : p.pool_row(edge, kind)} * p.c + c] = {
+            static_cast<A>(mean), static_cast<A>(1.0 / sqrt((var > 0 ? var : 0) + 1e-5))};
     }
 }
 
@@ -73,8 +72,8 @@ struct Affine {
     template <typename T>
     __device__ Affine(const Plan<T>& p, int edge, int kind, int c) {
         const int row = p.stat_row(edge, kind);
-        scale = p.rstd(row)[c];
-        shift = -p.mean(row)[c] * scale;
+        scale = p.stat(row, c).b;
+        shift = -p.stat(row, c).a * scale;
     }
     __device__ A operator()(A z) const { return scale * z + shift; }
 };

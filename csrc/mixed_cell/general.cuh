@@ -45,8 +45,6 @@ __device__ A pointwise(const Plan<T>& p, int conv, const A* weights, const A* d,
     return z;
 }
 
-enum class ConvSums { kStatistics, kGradient };  // (sum z, sum z^2) and store z, or (sum g, sum g * zhat) without storing
-
 // z = pw * depthwise(relu(x)) of one convolution of one edge, and its sums. Grid: tiles x jobs.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, ConvSums what) {
@@ -74,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, Co
             b = v * v;
         } else if (inside) {
             a = load(g + at);
-            b = a * (v - p.mean(row)[co]) * p.rstd(row)[co];
+            b = a * (v - p.stat(row, co).a) * p.stat(row, co).b;
         }
         a = warp_sum(a);
         b = warp_sum(b);
@@ -169,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p,
         }
         A zhat = 0;
         if (inside) {
-            zhat = (load(in.plane(n, c) + r) - in.mean[c]) * in.rstd[c];
+            zhat = (load(in.plane(n, c) + r) - in.norm[c].a) * in.norm[c].b;
             if (!(zhat > 0)) sum = 0;
             T* h1 = p.h1_of(edge, kind) + at;
             store(h1, sum);

@@ -5,6 +5,7 @@
 #include "mixed_cell/elementwise.cuh"
 #include "mixed_cell/general.cuh"
 #include "mixed_cell/tuned.h"
+#include "mixed_cell/vector.cuh"
 
 namespace hwnas::mixed_cell {
 namespace cuda {
@@ -41,6 +42,7 @@ Plan<T> make_plan(const Shape& s) {
     p.edges = s.edges();
     p.by_ow = Divisor(static_cast<unsigned>(p.ow));
     p.by_w = Divisor(static_cast<unsigned>(p.w));
+    p.by_vectors = Divisor(static_cast<unsigned>(std::max<std::int64_t>(p.plane() / kVec, 1)));
     p.reduction = s.reduction;
     return p;
 }
@@ -61,7 +63,7 @@ std::int64_t lay_out_saved(Plan<T>& p, void* base) {
     Arena arena(base);
     arena.take(p.z, p.edges * 4 * p.size());
     arena.take(p.z_fr, p.reduction ? 2 * p.nodes * p.size() : 0);
-    arena.take(p.stats, std::int64_t{p.stat_rows()} * 2 * p.c);
+    arena.take(p.stats, std::int64_t{p.stat_rows()} * p.c);
     return arena.used();
 }
 
@@ -78,7 +80,7 @@ std::int64_t lay_out_forward(Plan<T>& p, void* base) {
     arena.take(p.z_dil, p.edges * 2 * p.size());
     lay_out_partial(p, arena);
     char* fragments = nullptr;
-    arena.take(fragments, Tuned<T>::fragment_bytes(p, false));
+    arena.take(fragments, Tuned<T>::fragment_bytes(p));
     p.fragments = fragments;
     return arena.used();
 }
@@ -98,7 +100,7 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     arena.take(p.ddw_partial, std::int64_t{p.dw_groups()} * p.edges * kDwPerChannel * p.c);
     lay_out_partial(p, arena);
     char* fragments = nullptr;
-    arena.take(fragments, Tuned<T>::fragment_bytes(p, true));
+    arena.take(fragments, Tuned<T>::fragment_bytes(p));
     p.fragments = fragments;
     return arena.used();
 }
@@ -124,15 +126,16 @@ Status allow_shared(Kernel kernel, std::int64_t bytes) {
 template <typename T>
 class Stages {
     using A = typename Plan<T>::A;
+    static constexpr bool kVectors = sizeof(T) <= 4;
 
 public:
-    Stages(const Plan<T>& plan, cudaStream_t stream) : p_(plan), stream_(stream) {}
+    Stages(const Plan<T>& plan, cudaStream_t stream) : p_(plan), stream_(stream), vectors_(vectors_cover(plan)) {}
 
     Status prepare(bool with_backward) { return Tuned<T>::prepare(p_, with_backward, stream_); }
 
     Status convolve(const Jobs& jobs, ConvSums what, bool strided) {
         if (jobs.count == 0) return {};
-        if (jobs.kind[0] != kFr && Tuned<T>::covers(p_, strided)) {
+        if (Tuned<T>::covers(p_, strided)) {
             int tiles = 0;
             HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, what, strided, stream_, &tiles));
             return note_sums(jobs, tiles);
@@ -146,21 +149,27 @@ public:
     }
 
     Status pools(const Jobs& states) {
-        pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
+        if constexpr (kVectors) {
+            if (vectors_) pool_vector_kernel<T><<<dim3(vector_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
+        }
+        if (!vectors_) pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
         HWNAS_CUDA_TRY(cudaGetLastError());
         Jobs slots;
         for (int k = 0; k < states.count; ++k)
             for (int norm : {kMax, kAvg}) slots.add(states.edge[k], norm);
-        return note_sums(slots, p_.n * p_.segments());
+        return note_sums(slots, stream_tiles());
     }
 
     Status gradient_sums(const Jobs& edges) {
-        gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
+        if constexpr (kVectors) {
+            if (vectors_) gradient_sums_vector_kernel<T><<<dim3(vector_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
+        }
+        if (!vectors_) gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
         HWNAS_CUDA_TRY(cudaGetLastError());
         Jobs slots;
         for (int k = 0; k < edges.count; ++k)
             for (int norm : kStreamNorms) slots.add(edges.edge[k], norm);
-        return note_sums(slots, p_.n * p_.segments());
+        return note_sums(slots, stream_tiles());
     }
 
     // Adds up all per-block sums since the last time.
@@ -177,12 +186,22 @@ public:
     }
 
     Status blend(int node) {
-        blend_kernel<T><<<stream_blocks(), kThreads, 0, stream_>>>(p_, node);
+        if constexpr (kVectors) {
+            if (vectors_) blend_vector_kernel<T><<<vector_blocks(), kThreads, 0, stream_>>>(p_, node);
+        }
+        if (!vectors_) blend_kernel<T><<<stream_blocks(), kThreads, 0, stream_>>>(p_, node);
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     }
 
     Status gather(int first, int count) {
+        if constexpr (kVectors) {
+            if (vectors_ && (first >= 2 || !p_.reduction) && kThreads * kVec % p_.plane() == 0) {
+                gather_vector_kernel<T><<<dim3(vector_blocks(), count), kThreads, 0, stream_>>>(p_, first);
+                HWNAS_CUDA_TRY(cudaGetLastError());
+                return {};
+            }
+        }
         const std::int64_t bytes = p_.plane() * sizeof(Window<T>);  // of one plane
         if (p_.plane() <= 256) return gather<64, true>(first, count, bytes * (kThreads / 64));
         if (bytes <= 40 * 1024) return gather<kThreads, true>(first, count, bytes);
@@ -191,7 +210,7 @@ public:
 
     Status pointwise_backward(const Jobs& jobs, bool strided) {
         if (jobs.count == 0) return {};
-        if (jobs.kind[0] != kFr && Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, stream_);
+        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, stream_);
         const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
         HWNAS_TRY(allow_shared(pointwise_backward_kernel<T>, bytes));
         pointwise_backward_kernel<T><<<dim3(p_.pw_groups(), jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
@@ -236,6 +255,8 @@ public:
     }
 
 private:
+    int vector_blocks() const { return static_cast<int>(divide_up(p_.size() / kVec, kThreads)); }
+    int stream_tiles() const { return vectors_ ? p_.n * vector_tiles(p_) : p_.n * p_.segments(); }
     int stream_blocks() const { return static_cast<int>(divide_up(std::int64_t{p_.n} * p_.c * p_.segments(), kWarps)); }
 
     template <int kTeam, bool kShared>
@@ -274,6 +295,7 @@ private:
 
     Plan<T> p_;
     cudaStream_t stream_;
+    bool vectors_;  // the elementwise passes take 8 pixels a thread
     Reductions sums_;
     std::int64_t partial_used_ = 0;
 };

@@ -4,6 +4,8 @@
 
 #include <cuda_bf16.h>
 
+#include <type_traits>
+
 #include "common/cuda_check.h"
 #include "mixed_cell/mixed_cell.h"
 
@@ -31,7 +33,8 @@ struct Arithmetic<double> {
 };
 
 template <typename A>
-struct Pair {  // two sums that are always reduced together: (sum z, sum z^2) forward, (sum u, sum u * zhat) backward
+struct alignas(2 * sizeof(A)) Pair {  // two sums that are always reduced together: (sum z, sum z^2) forward, (sum u, sum u * zhat) backward; and
+    // (mean, 1 / std)
     A a, b;
 };
 
@@ -77,7 +80,7 @@ struct Plan {
     // saved
     T* z;      // [edges, 4, n, c, oh, ow]: outputs of the separable convolutions before batch norm
     T* z_fr;   // [reduced edges, n, c, oh, ow]
-    A* stats;  // [stat rows, 2, c]: mean and 1 / std of every batch norm
+    Pair<A>* stats;  // [stat rows, c]: mean and 1 / std of every batch norm
     // scratch, forward
     T* z_dil;  // [edges, 2, n, c, oh, ow]; backward computes them again instead of keeping them
     // scratch, backward
@@ -95,7 +98,7 @@ struct Plan {
     // scratch, both
     Pair<A>* partial;  // per-block sums, [job, c, tile]
     void* fragments;  // weights as the tensor cores want them (tuned bfloat16 kernels)
-    Divisor by_ow, by_w;
+    Divisor by_ow, by_w, by_vectors;  // by_vectors: 8-pixel pieces of a plane
 
     __host__ __device__ std::int64_t plane() const { return std::int64_t{oh} * ow; }
     __host__ __device__ std::int64_t pixels() const { return n * plane(); }
@@ -127,8 +130,7 @@ struct Plan {
     }
     __host__ __device__ int pool_row(int j, int norm) const { return edges * (kFr + 1) + j * 2 + norm - kMax; }
     __host__ __device__ int stat_rows() const { return edges * (kFr + 1) + (nodes + 1) * 2; }
-    __host__ __device__ const A* mean(int row) const { return stats + std::int64_t{row} * 2 * c; }
-    __host__ __device__ const A* rstd(int row) const { return mean(row) + c; }
+    __device__ const Pair<A>& stat(int row, int channel) const { return stats[std::int64_t{row} * c + channel]; }
     __host__ __device__ const A* dw_of(int edge, int conv) const { return dw + (std::int64_t{edge} * kDwPerChannel + dw_offset(conv)) * c; }
     __host__ __device__ const A* pw_of(int edge, int conv) const {
         return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
@@ -147,6 +149,9 @@ struct Plan {
         return dx + wide * large + narrow * size();
     }
 };
+
+// What a convolution's launch sums per channel: (sum z, sum z^2), and it stores z; or (sum g, sum g * zhat), and it does not.
+enum class ConvSums { kStatistics, kGradient };
 
 // What one launch works on: blockIdx.y picks a job.
 struct Jobs {
@@ -177,25 +182,23 @@ template <typename T>
 struct ConvInput {
     using A = typename Arithmetic<T>::Type;
     View<const T> x;
-    const A *mean, *rstd;  // null: no batch norm
+    const Pair<A>* norm;  // per channel (mean, 1 / std); null: no batch norm
     int stride;
     __device__ ConvInput(const Plan<T>& p, int edge, int conv) {
         if (conv < kConvs && is_second(conv)) {
             x = p.dense(p.z_of(edge, conv - 1));
-            const int row = p.stat_row(edge, conv - 1);
-            mean = p.mean(row);
-            rstd = p.rstd(row);
+            norm = &p.stat(p.stat_row(edge, conv - 1), 0);
             stride = 1;
         } else {
             x = p.state(p.source_of(edge));
-            mean = rstd = nullptr;
+            norm = nullptr;
             stride = p.strided(edge) ? 2 : 1;
         }
     }
     __device__ A operator()(const T* plane, int c, int i, int j) const {  // ReLU'd value; zero outside
         if (i < 0 || j < 0 || i >= x.h || j >= x.w) return 0;
         A v = load(plane + std::int64_t{i} * x.w + j);
-        if (mean) v = (v - mean[c]) * rstd[c];
+        if (norm) v = (v - norm[c].a) * norm[c].b;
         return v > 0 ? v : A(0);
     }
     __device__ const T* plane(int n, int c) const { return x.data + n * x.image + std::int64_t{c} * x.h * x.w; }
@@ -208,7 +211,7 @@ struct NormGradient {
     A ca, cb, cc;
     __device__ NormGradient(const Plan<T>& p, int edge, int norm, int op, int c) {
         const int row = p.stat_row(edge, norm);
-        const A mean = p.mean(row)[c], rstd = p.rstd(row)[c];
+        const A mean = p.stat(row, c).a, rstd = p.stat(row, c).b;
         const A* sums = p.sums + (std::int64_t{edge} * kNorms + norm) * 2 * p.c;
         const A count = static_cast<A>(p.pixels());
         const A m1 = sums[c] / count, m2 = sums[p.c + c] / count;

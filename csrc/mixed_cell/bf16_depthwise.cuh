@@ -2,12 +2,9 @@
 // gradients stay in its registers; warps share nothing.
 #pragma once
 
-#include "mixed_cell/tensor_core_conv.cuh"
+#include "mixed_cell/bf16.cuh"
 
 namespace hwnas::mixed_cell::cuda {
-
-// What a warp computes: all four convolutions that read a state (input gradient, weight gradient or both), or one convolution.
-enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
 
 template <typename G, Depthwise kWhat>
 struct DepthwiseBackward {
@@ -53,7 +50,7 @@ __global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depth
     const int edge = jobs.edge[blockIdx.z], kind = D::kAll ? int{kSep3First} : jobs.kind[blockIdx.z];
     bf16* plane = reinterpret_cast<bf16*>(shared) + warp * D::kWarpElements;
     bf16* gradients = plane + G::PLANE;
-    const Fragments f(p.fragments, p.edges, G::C, true);
+    const Bf16Weights f(p);
     const ConvInput<bf16> in(p, edge, kind);
     clear_sides<G>(1, plane, lane, 32);
     for (int q = 0; q < D::kCount; ++q)
@@ -76,7 +73,7 @@ __global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depth
     const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         __syncwarp();
-        if (kWhat != Depthwise::kStateInput) load_tile<G>(p, in, c, 1, tile, plane, lane, 32);
+        if (kWhat != Depthwise::kStateInput) load_planes<G>(p, in.x, in.norm, c, 1, tile, plane, lane, 32);
 #pragma unroll
         for (int q = 0; q < D::kCount; ++q)
             load_gradient<D, G>(p, p.dd_of(edge, D::conv_of(q, kind)) + std::int64_t{c} * p.plane(), tile, gradients + q * D::DPLANE);
