@@ -128,41 +128,78 @@ static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16
     }
 }
 
-// Depthwise outputs of `channels` planes, a warp a plane, into d[c][pixel].
-template <typename G, int K>
-__device__ __forceinline__ void depthwise_mma(const bf16* planes, const unsigned* bands, int c_total, int dil, int channels, bf16* d) {
-    const int lane = threadIdx.x % 32, pad = K / 2 * dil;
-    for (int c = threadIdx.x / 32; c < channels; c += kWarps) {
-        uint2 band[K];
-        unsigned tail[K];
+// The depthwise part of a tile, a warp a channel. Bands come from L2, so a warp asks for the next channel's before it works.
+template <typename G>
+class Bf16Depthwiser {
+public:
+    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv)
+        : size_(kernel_of(conv)), dilation_(dilation_of(conv)),
+          bands_(f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords) {}
+    __device__ __forceinline__ void fetch(int c) {
+        const int lane = threadIdx.x % 32;
 #pragma unroll
-        for (int t = 0; t < K; ++t) {
-            const unsigned* words = bands + (std::int64_t{t} * c_total + c) * kForwardWords;
-            band[t] = __ldg(reinterpret_cast<const uint2*>(words) + lane);
-            if (G::S == 2) tail[t] = __ldg(words + 64 + lane);
-        }
-        const bf16* plane = planes + c * G::PLANE + G::row(lane % 16) * G::PITCH;
-#pragma unroll
-        for (int nt = 0; nt < G::NT; ++nt) {
-            float acc[4] = {};
-#pragma unroll
-            for (int t = 0; t < K; ++t) {
-                const bf16* at = plane + (t * dil - pad) * G::PITCH + nt * 8 * G::S;
-                unsigned a[4];
-                ldmatrix4(a, at + lane / 16 * 8);
-                mma16(acc, a, band[t].x, band[t].y);
-                if (G::S == 2) {
-                    unsigned a8[2];
-                    ldmatrix2(a8, at + 16);
-                    mma8(acc, a8, tail[t]);
-                }
-            }
-            bf16* out = d + c * G::DP + lane / 4 * G::OW + nt * 8 + lane % 4 * 2;
-            *reinterpret_cast<unsigned*>(out) = pack(acc[0], acc[1]);
-            *reinterpret_cast<unsigned*>(out + 8 * G::OW) = pack(acc[2], acc[3]);
+        for (int t = 0; t < 5; ++t) {
+            if (t >= size_ || c >= G::C) continue;
+            const unsigned* words = bands_ + (t * G::C + c) * kForwardWords;
+            band_[t] = __ldg(reinterpret_cast<const uint2*>(words) + lane);
+            if (G::S == 2) tail_[t] = __ldg(words + 64 + lane);
         }
     }
+    // Channels [c0, c0 + CH) into d[c][pixel]; fetch(c0 + warp) came before.
+    __device__ __forceinline__ void run(const bf16* planes, int c0, bf16* d) {
+        const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_;
+#pragma unroll
+        for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
+            uint2 band[5];
+            unsigned tail[5];
+#pragma unroll
+            for (int t = 0; t < 5; ++t) band[t] = band_[t], tail[t] = tail_[t];
+            fetch(c0 + c + kWarps);  // of the next chunk's first channel after the last
+            const bf16* plane = planes + c * G::PLANE + (G::row(lane % 16) - pad) * G::PITCH;
+#pragma unroll
+            for (int nt = 0; nt < G::NT; ++nt) {
+                float acc[4] = {};
+#pragma unroll
+                for (int t = 0; t < 5; ++t) {
+                    if (t >= size_) continue;
+                    const bf16* at = plane + t * dilation_ * G::PITCH + nt * 8 * G::S;
+                    unsigned a[4];
+                    ldmatrix4(a, at + lane / 16 * 8);
+                    mma16(acc, a, band[t].x, band[t].y);
+                    if (G::S == 2) {
+                        unsigned a8[2];
+                        ldmatrix2(a8, at + 16);
+                        mma8(acc, a8, tail[t]);
+                    }
+                }
+                bf16* out = d + c * G::DP + lane / 4 * G::OW + nt * 8 + lane % 4 * 2;
+                *reinterpret_cast<unsigned*>(out) = pack(acc[0], acc[1]);
+                *reinterpret_cast<unsigned*>(out + 8 * G::OW) = pack(acc[2], acc[3]);
+            }
+        }
+    }
+
+private:
+    int size_, dilation_;
+    const unsigned* bands_;
+    uint2 band_[5] = {};
+    unsigned tail_[5] = {};
+};
+
+// Pointwise weights go to shared memory while the tile loads.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(to)), "l"(from) : "memory");
 }
+__device__ __forceinline__ void wait_async() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+template <typename G>
+struct Staged<G, bf16> {
+    static constexpr int kWords = G::C * G::C / 2;
+    __device__ static const unsigned* stage(unsigned* shared, const unsigned* weights) {
+        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) copy_async(shared + 4 * i, weights + 4 * i);
+        return shared;
+    }
+    __device__ static void wait() { wait_async(); }  // a barrier follows
+};
 
 // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]
 template <typename G, int M, int K>
@@ -178,7 +215,7 @@ __device__ __forceinline__ void pointwise_product(const unsigned* weights, int m
     for (int kt = 0; kt < K; ++kt) {
         uint4 a[M];
 #pragma unroll
-        for (int mt = 0; mt < M; ++mt) a[mt] = __ldg(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+        for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
 #pragma unroll
         for (int nt = 0; nt < G::NW; nt += 2) {
             unsigned r[4];
@@ -191,13 +228,6 @@ __device__ __forceinline__ void pointwise_product(const unsigned* weights, int m
             }
         }
     }
-}
-
-template <typename G>
-__device__ __forceinline__ void depthwise(const Plan<bf16>& p, const Bf16Weights& f, const bf16* planes, int edge, int conv, int c0, bf16* d) {
-    const unsigned* bands = f.forward + ((std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C + c0) * kForwardWords;
-    if (kernel_of(conv) == 5) depthwise_mma<G, 5>(planes, bands, G::C, dilation_of(conv), G::CH, d);
-    else depthwise_mma<G, 3>(planes, bands, G::C, dilation_of(conv), G::CH, d);
 }
 
 // acc[16, columns] += a[16, kShare pixels] * b[columns, kShare pixels]^T

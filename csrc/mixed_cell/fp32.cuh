@@ -178,18 +178,27 @@ __device__ __forceinline__ void with_kernel(int conv, F f) {
 }
 
 template <typename G>
-__device__ __forceinline__ void depthwise(const Plan<float>& p, const Fp32Weights&, const float* planes, int edge, int conv, int c0, float* d) {
-    const Patch<G> patch;
-    for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
-        float out[Patch<G>::R][4] = {};
-        with_kernel(conv, [&](auto k, auto dilation) {
-            depthwise_patch<G, decltype(k)::value, decltype(dilation)::value, false>(
-                planes + c * G::PLANE, p.dw_of(edge, conv) + (c0 + c) * decltype(k)::value * decltype(k)::value, patch, out);
-        });
+class Fp32Depthwiser {
+public:
+    __device__ Fp32Depthwiser(const Plan<float>& p, const Fp32Weights&, int edge, int conv) : conv_(conv), weights_(p.dw_of(edge, conv)) {}
+    __device__ void fetch(int) {}
+    __device__ __forceinline__ void run(const float* planes, int c0, float* d) {
+        const Patch<G> patch;
+        for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
+            float out[Patch<G>::R][4] = {};
+            with_kernel(conv_, [&](auto k, auto dilation) {
+                constexpr int K = decltype(k)::value;
+                depthwise_patch<G, K, decltype(dilation)::value, false>(planes + c * G::PLANE, weights_ + (c0 + c) * K * K, patch, out);
+            });
 #pragma unroll
-        for (int r = 0; r < Patch<G>::R; ++r)
-            *reinterpret_cast<float4*>(d + c * G::DP + (patch.m + r) * G::OW + patch.column) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
+            for (int r = 0; r < Patch<G>::R; ++r)
+                *reinterpret_cast<float4*>(d + c * G::DP + (patch.m + r) * G::OW + patch.column) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
+        }
     }
-}
+
+private:
+    int conv_;
+    const float* weights_;
+};
 
 }  // namespace hwnas::mixed_cell::cuda

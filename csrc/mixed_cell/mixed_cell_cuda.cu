@@ -11,6 +11,8 @@ namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
 
+constexpr int kLanes = 3;  // streams that one call works on at a time
+
 // Hands out 256-byte aligned pieces of one buffer; with a null base it only counts.
 class Arena {
 public:
@@ -68,17 +70,17 @@ std::int64_t lay_out_saved(Plan<T>& p, void* base) {
 }
 
 template <typename T>
-void lay_out_partial(Plan<T>& p, Arena& arena) {
+std::int64_t partial_count(const Plan<T>& p) {  // per-block sums that one lane may have waiting
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
     const std::int64_t jobs = std::max(2 * p.nodes, p.nodes + 1);  // edges of one phase
-    arena.take(p.partial, jobs * 5 * p.c * (divide_up(input_pixels, kTile) + p.n * p.segments()));
+    return jobs * 5 * p.c * (divide_up(input_pixels, kTile) + p.n * p.segments());
 }
 
 template <typename T>
 std::int64_t lay_out_forward(Plan<T>& p, void* base) {
     Arena arena(base);
     arena.take(p.z_dil, p.edges * 2 * p.size());
-    lay_out_partial(p, arena);
+    arena.take(p.partial, kLanes * partial_count(p));
     char* fragments = nullptr;
     arena.take(fragments, Tuned<T>::fragment_bytes(p));
     p.fragments = fragments;
@@ -91,14 +93,14 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     const std::int64_t reduced = p.reduction ? 2 * p.nodes : 0;
     const std::int64_t large = std::int64_t{p.n} * p.c * p.h * p.w;
     arena.take(p.g, p.nodes * p.size());
-    arena.take(p.h1, (p.nodes + 1) * 2 * p.size());
-    arena.take(p.dd, (p.nodes + 1) * kConvs * p.size());
+    arena.take(p.h1, p.edges * 2 * p.size());
+    arena.take(p.dd, p.edges * kConvs * p.size());
     arena.take(p.dd_fr, reduced * 2 * p.size());
     arena.take(p.dx, 2 * p.nodes * large + (p.edges - 2 * p.nodes) * p.size());
     arena.take(p.sums, std::int64_t{p.edges} * kNorms * 2 * p.c);
     arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * p.pw_groups() * std::int64_t{p.c} * p.c);
     arena.take(p.ddw_partial, std::int64_t{p.dw_groups()} * p.edges * kDwPerChannel * p.c);
-    lay_out_partial(p, arena);
+    arena.take(p.partial, kLanes * partial_count(p));
     char* fragments = nullptr;
     arena.take(fragments, Tuned<T>::fragment_bytes(p));
     p.fragments = fragments;
@@ -129,7 +131,9 @@ class Stages {
     static constexpr bool kVectors = sizeof(T) <= 4;
 
 public:
-    Stages(const Plan<T>& plan, cudaStream_t stream) : p_(plan), stream_(stream), vectors_(vectors_cover(plan)) {}
+    Stages(const Plan<T>& plan, cudaStream_t stream, int lane) : p_(plan), stream_(stream), vectors_(vectors_cover(plan)) {
+        p_.partial += lane * partial_count(plan);
+    }
 
     Status prepare(bool with_backward) { return Tuned<T>::prepare(p_, with_backward, stream_); }
 
@@ -300,6 +304,92 @@ private:
     std::int64_t partial_used_ = 0;
 };
 
+// The caller's stream and two more, so that edges off the critical path run beside it: most launches are too small to fill
+// the machine alone. Each host thread has its own per device, because events are recorded and waited for in turn.
+class Lanes {
+public:
+    static Status open(cudaStream_t stream, Lanes& lanes) {
+        constexpr int kDevices = 64;
+        static thread_local Resources resources[kDevices];
+        int device = 0;
+        HWNAS_CUDA_TRY(cudaGetDevice(&device));
+        if (device >= kDevices) return {"the mixed cell knows 64 devices"};
+        Resources& r = resources[device];
+        for (int k = 1; k < kLanes; ++k)
+            if (!r.stream[k]) HWNAS_CUDA_TRY(cudaStreamCreateWithFlags(&r.stream[k], cudaStreamNonBlocking));
+        for (cudaEvent_t& event : r.event)
+            if (!event) HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+        lanes.resources_ = &r;
+        lanes.main_ = stream;
+        return {};
+    }
+    cudaStream_t stream(int lane) const { return lane == 0 ? main_ : resources_->stream[lane]; }
+    // What `to` does next comes after what `from` has been given so far.
+    Status order(int from, int to) {
+        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], stream(from)));
+        HWNAS_CUDA_TRY(cudaStreamWaitEvent(stream(to), resources_->event[from], 0));
+        return {};
+    }
+
+private:
+    struct Resources {
+        cudaStream_t stream[kLanes] = {};
+        cudaEvent_t event[kLanes] = {};
+    };
+    Resources* resources_ = nullptr;
+    cudaStream_t main_ = nullptr;
+};
+
+// Both halves of all convolutions of some edges, with their statistics.
+template <typename T>
+Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int count) {
+    Jobs first[2], reduces, second;  // first[strided]
+    for (int k = 0; k < count; ++k) {
+        const int edge = edges[k];
+        for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[p.strided(edge)].add(edge, conv);
+        for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+        if (p.strided(edge)) reduces.add(edge, kFr);
+    }
+    for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided));
+    HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
+    HWNAS_TRY(stages.template finish_sums<false>());
+    HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
+    return stages.template finish_sums<false>();
+}
+
+// Everything that the gradient of `node` causes in its edges from the states [from, to), all of one stride.
+template <typename T>
+Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, int to) {
+    if (from >= to) return {};
+    Jobs edges, second, dilated, separable, convs, reduces;
+    const bool strided = p.strided(node * (node + 3) / 2 + from);
+    for (int j = from; j < to; ++j) {
+        const int edge = node * (node + 3) / 2 + j;
+        edges.add(edge, kSep3First);
+        for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+        for (int conv : {kDil5, kDil3}) dilated.add(edge, conv);
+        for (int conv : {kSep5First, kSep3First}) separable.add(edge, conv);
+        for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) convs.add(edge, conv);
+        if (strided) reduces.add(edge, kFr);
+    }
+    HWNAS_TRY(stages.gradient_sums(edges));
+    HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, strided));
+    HWNAS_TRY(stages.template finish_sums<true>());
+    if (strided) {
+        HWNAS_TRY(stages.pointwise_backward(second, false));
+        HWNAS_TRY(stages.pointwise_backward(reduces, true));
+        HWNAS_TRY(stages.pointwise_backward(dilated, true));
+    } else {  // whatever is ready goes into one launch
+        Jobs ready = second;
+        for (int k = 0; k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
+        HWNAS_TRY(stages.pointwise_backward(ready, false));
+    }
+    HWNAS_TRY(stages.depthwise_second_backward(second));
+    HWNAS_TRY(stages.template finish_sums<true>());
+    HWNAS_TRY(stages.pointwise_backward(separable, strided));
+    return stages.depthwise_state_backward(convs, edges, strided);
+}
+
 template <typename T>
 Status forward(const Forward& f, cudaStream_t stream) {
     Plan<T> p = make_plan<T>(f.shape);
@@ -307,27 +397,38 @@ Status forward(const Forward& f, cudaStream_t stream) {
     p.y = static_cast<T*>(f.y);
     lay_out_saved(p, f.saved);
     lay_out_forward(p, f.scratch);
-    Stages<T> stages(p, stream);
-    HWNAS_TRY(stages.prepare(false));
-    for (int node = 0; node < p.nodes; ++node) {
-        Jobs states, first[2], reduces, second;  // first[strided]
-        for (int j = node == 0 ? 0 : node + 1; j <= node + 1; ++j) states.add(j, 0);
-        for (int i = node; i < p.nodes; ++i) {
-            for (int k = 0; k < states.count; ++k) {
-                const int edge = i * (i + 3) / 2 + states.edge[k];
-                for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[p.strided(edge)].add(edge, conv);
-                for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
-                if (p.strided(edge)) reduces.add(edge, kFr);
-            }
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    Stages<T> stages[kLanes] = {{p, lanes.stream(0), 0}, {p, lanes.stream(1), 1}, {p, lanes.stream(2), 2}};
+    HWNAS_TRY(stages[0].prepare(false));
+    for (int lane = 1; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(0, lane));
+    // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
+    int edges[kMaxEdges], count = 0;
+    for (int lane = 0; lane < std::min(p.nodes, kLanes); ++lane) {
+        count = 0;
+        for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
+            for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
+        if (lane == 0) {
+            Jobs states;
+            for (int j = 0; j < 2; ++j) states.add(j, 0);
+            HWNAS_TRY(stages[0].pools(states));
         }
-        HWNAS_TRY(stages.pools(states));
-        for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided));
-        HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
-        HWNAS_TRY(stages.template finish_sums<false>());
-        HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
-        HWNAS_TRY(stages.template finish_sums<false>());
-        HWNAS_TRY(stages.blend(node));
+        HWNAS_TRY(convolve_edges(stages[lane], p, edges, count));
     }
+    for (int node = 0; node < p.nodes; ++node) {
+        if (node > 0) {  // edges that leave the node before
+            const int j = node + 1;
+            Jobs states;
+            states.add(j, 0);
+            count = 0;
+            for (int i = node; i < p.nodes; ++i) edges[count++] = i * (i + 3) / 2 + j;
+            HWNAS_TRY(stages[0].pools(states));
+            HWNAS_TRY(convolve_edges(stages[0], p, edges, count));
+            if (node < kLanes) HWNAS_TRY(lanes.order(node, 0));
+        }
+        HWNAS_TRY(stages[0].blend(node));
+    }
+    for (int lane = p.nodes; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(lane, 0));  // unused, but forked
     return {};
 }
 
@@ -341,35 +442,22 @@ Status backward(const Backward& b, cudaStream_t stream) {
     p.ds[1] = static_cast<T*>(b.ds1);
     lay_out_saved(p, const_cast<void*>(b.saved));
     lay_out_backward(p, b.scratch);
-    Stages<T> stages(p, stream);
-    HWNAS_TRY(stages.prepare(true));
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    Stages<T> stages[kLanes] = {{p, lanes.stream(0), 0}, {p, lanes.stream(1), 1}, {p, lanes.stream(2), 2}};
+    HWNAS_TRY(stages[0].prepare(true));
     for (int node = p.nodes - 1; node >= 0; --node) {
-        HWNAS_TRY(stages.gather(node + 2, 1));
-        Jobs all, second, reduces, edges[2], first[2], dilated[2];  // [strided]
-        for (int j = 0; j < node + 2; ++j) {
-            const int edge = node * (node + 3) / 2 + j;
-            const bool strided = p.strided(edge);
-            all.add(edge, 0);
-            edges[strided].add(edge, kSep3First);
-            for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[strided].add(edge, conv);
-            for (int conv : {kDil5, kDil3}) dilated[strided].add(edge, conv);
-            for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
-            if (strided) reduces.add(edge, kFr);
-        }
-        HWNAS_TRY(stages.gradient_sums(all));
-        for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(dilated[strided], ConvSums::kGradient, strided));
-        HWNAS_TRY(stages.template finish_sums<true>());
-        HWNAS_TRY(stages.pointwise_backward(second, false));
-        HWNAS_TRY(stages.depthwise_second_backward(second));
-        HWNAS_TRY(stages.template finish_sums<true>());
-        HWNAS_TRY(stages.pointwise_backward(reduces, true));
-        for (bool strided : {true, false}) {
-            HWNAS_TRY(stages.pointwise_backward(first[strided], strided));
-            HWNAS_TRY(stages.depthwise_state_backward(first[strided], edges[strided], strided));
-        }
+        HWNAS_TRY(stages[0].gather(node + 2, 1));
+        // Only edges from other nodes are on the way to the next node's gradient; those from s0 and s1 go beside.
+        const int lane = node == 0 ? 0 : 1 + node % (kLanes - 1);
+        if (lane != 0) HWNAS_TRY(lanes.order(0, lane));
+        HWNAS_TRY(edges_backward(stages[lane], p, node, 0, 2));
+        HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));
     }
-    HWNAS_TRY(stages.gather(0, 2));
-    return stages.weight_gradients(b);
+    for (int lane = 1; lane < kLanes; ++lane)
+        if (p.nodes > 1 && (lane == 2 || p.nodes > 2)) HWNAS_TRY(lanes.order(lane, 0));
+    HWNAS_TRY(stages[0].gather(0, 2));
+    return stages[0].weight_gradients(b);
 }
 
 template <typename F>

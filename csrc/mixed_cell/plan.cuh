@@ -86,9 +86,8 @@ struct Plan {
     // scratch, backward
     const T* dy;
     T* g;     // [nodes, n, c, oh, ow]: gradient of each node
-    T* h1;    // [sources, 2, n, c, oh, ow]: gradient of the separable convolutions' first halves, after batch norm; for the
-              // edges of one node at a time, as is dd
-    T* dd;    // [sources, 6, n, c, oh, ow]: gradient of the depthwise outputs
+    T* h1;    // [edges, 2, n, c, oh, ow]: gradient of the separable convolutions' first halves, after batch norm
+    T* dd;    // [edges, 6, n, c, oh, ow]: gradient of the depthwise outputs
     T* dd_fr; // [reduced edges, 2, n, c, oh, ow]: gradient of the two pixel grids that the factorized reduce reads
     T* dx;    // per edge, like its source: gradient of relu(x) from the four convolutions
     T* ds[2];
@@ -135,11 +134,11 @@ struct Plan {
     __host__ __device__ const A* pw_of(int edge, int conv) const {
         return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
     }
-    __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{source_of(edge)} * kConvs + conv) * size(); }
-    __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{source_of(edge)} * 2 + conv / 2) * size(); }
+    __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{edge} * kConvs + conv) * size(); }
+    __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{edge} * 2 + conv / 2) * size(); }
     __host__ __device__ T* g_of(int edge) const { return g + node_of(edge) * size(); }
     // Shares of the weight gradients, summed at the end: enough to fill the machine with the two edges of the first node.
-    __host__ __device__ int pw_groups() const { return c >= 64 ? 16 : 32; }
+    __host__ __device__ int pw_groups() const { return c <= 64 ? 32 : c <= 360 ? 32 * 64 * 64 / (c * c) : 1; }
     __host__ __device__ int dw_groups() const { return c >= 512 ? 1 : c <= 16 ? 32 : 512 / c; }
     __host__ __device__ int segments() const { return (oh * ow + kSegment - 1) / kSegment; }
     __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow

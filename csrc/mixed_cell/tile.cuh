@@ -112,6 +112,14 @@ __device__ __forceinline__ void clear_sides(int channels, T* planes, int rank, i
 // What a warp of the depthwise gradients computes: all four convolutions that read a state (input gradient, weight gradient or both), or one convolution.
 enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
 
+// Where the pointwise weights of a block wait: in global memory unless a type stages them in shared memory.
+template <typename G, typename T>
+struct Staged {
+    static constexpr int kWords = 0;
+    __device__ static const unsigned* stage(unsigned*, const unsigned* weights) { return weights; }
+    __device__ static void wait() {}
+};
+
 // Two neighbouring values.
 __device__ __forceinline__ float2 load2(const float* x) { return *reinterpret_cast<const float2*>(x); }
 __device__ __forceinline__ float2 load2(const __nv_bfloat16* x) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(x)); }

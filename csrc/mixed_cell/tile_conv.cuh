@@ -12,10 +12,14 @@ struct WeightsOf;
 template <>
 struct WeightsOf<bf16> {
     using Type = Bf16Weights;
+    template <typename G>
+    using Depthwiser = Bf16Depthwiser<G>;
 };
 template <>
 struct WeightsOf<float> {
     using Type = Fp32Weights;
+    template <typename G>
+    using Depthwiser = Fp32Depthwiser<G>;
 };
 
 // The factorized reduce reads every second pixel from (grid, grid) on instead of convolving.
@@ -28,14 +32,15 @@ __device__ __forceinline__ void subsample(const T* planes, int grid, int channel
 }
 
 // d of a whole tile; grid >= 0: of that half of the factorized reduce. Ends behind a barrier.
-template <typename G, typename T, typename Weights>
-__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Weights& f, const ConvInput<T>& in, int edge, int conv, int grid, int tile, T* planes,
-                                               T* d) {
+template <typename G, typename T, typename Depthwiser>
+__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, Depthwiser& depthwise, const ConvInput<T>& in, int grid, int tile, T* planes, T* d) {
+    if (grid < 0) depthwise.fetch(threadIdx.x / 32);
     for (int c0 = 0; c0 < G::C; c0 += G::CH) {
         load_planes<G>(p, in.x, in.norm, c0, G::CH, tile, planes, threadIdx.x, kThreads);
+        Staged<G, T>::wait();
         __syncthreads();
         if (grid >= 0) subsample<G>(planes, grid, G::CH, d + c0 * G::DP);
-        else depthwise<G>(p, f, planes, edge, conv, c0, d + c0 * G::DP);
+        else depthwise.run(planes, c0, d + c0 * G::DP);
         __syncthreads();
     }
 }
@@ -53,7 +58,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], type
 
 template <typename G>
 constexpr int conv_shared_bytes() {
-    return (G::CH * G::PLANE + G::C * G::DP) * static_cast<int>(sizeof(typename G::T));
+    return (G::CH * G::PLANE + G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 4 * Staged<G, typename G::T>::kWords;
 }
 
 // As conv_kernel. Grid: tiles x jobs; with kReduce the jobs are factorized reduces, tiles x 2 * jobs, each half a matrix.
@@ -72,9 +77,12 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
     const Weights f(p);
     const ConvInput<T> in(p, edge, conv);
     clear_sides<G>(G::CH, planes, threadIdx.x, kThreads);
-    depthwise_tile<G>(p, f, in, edge, conv, kReduce ? half_matrix : -1, tile, planes, d);
+    const unsigned* weights =
+        Staged<G, T>::stage(reinterpret_cast<unsigned*>(d + G::C * G::DP), f.pointwise + Weights::matrix(p, edge, conv));
+    typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv);
+    depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
     float acc[M][G::NW][4];
-    pointwise_product<G, M, G::MT>(f.pointwise + Weights::matrix(p, edge, conv), half_matrix * M, 0, d, acc);
+    pointwise_product<G, M, G::MT>(weights, half_matrix * M, 0, d, acc);
     int n, at;
     G::place(tile, warp * (G::P / kWarps), p.oh, n, at);
     const std::int64_t plane = p.plane(), image = std::int64_t{n} * G::C * plane + at;
@@ -124,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
 
 template <typename G>
 constexpr int pointwise_backward_shared_bytes() {
-    return (G::CH * G::PLANE + 2 * G::C * G::DP) * static_cast<int>(sizeof(typename G::T));
+    return (G::CH * G::PLANE + 2 * G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 8 * Staged<G, typename G::T>::kWords;
 }
 
 // As pointwise_backward_kernel; d and z are computed again, so z is not read. Grid: groups x jobs, as above.
@@ -142,7 +150,10 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
     const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Weights f(p);
-    const std::int64_t weights = Weights::matrix(p, edge, conv);
+    unsigned* staged = reinterpret_cast<unsigned*>(dz + G::C * G::DP);
+    const unsigned* weights = Staged<G, T>::stage(staged, f.pointwise + Weights::matrix(p, edge, conv));
+    const unsigned* transposed = Staged<G, T>::stage(staged + Staged<G, T>::kWords, f.transposed + Weights::matrix(p, edge, conv));
+    typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv);
     const ConvInput<T> in(p, edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
     T* dd = kReduce ? p.dd_fr + (std::int64_t{p.reduced_index(edge)} * 2 + half_matrix) * p.size() : p.dd_of(edge, conv);
@@ -159,14 +170,26 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
     float dpw[2 * G::MT][4] = {};
     const int tiles = G::tiles(p.n, p.oh);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        depthwise_tile<G>(p, f, in, edge, conv, kReduce ? half_matrix : -1, tile, planes, d);
         int n, at;
         G::place(tile, warp * (G::P / kWarps), p.oh, n, at);
         const std::int64_t image = std::int64_t{n} * G::C * plane + at;
         const bool inside = n < p.n;
+        constexpr bool kAhead = sizeof(T) == 2;  // there are registers to ask for u before the convolution
+        unsigned ahead[kAhead ? M : 1][2][G::NW];
+        if constexpr (kAhead) {
+#pragma unroll
+            for (int mt = 0; mt < M; ++mt)
+#pragma unroll
+                for (int half = 0; half < 2; ++half)
+#pragma unroll
+                    for (int nt = 0; nt < G::NW; ++nt)
+                        if (inside)
+                            ahead[mt][half][nt] = __ldg(reinterpret_cast<const unsigned*>(u + image + (first + mt * 16 + half * 8 + lane / 4) * plane + nt * 8 + lane % 4 * 2));
+        }
+        depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
         {
             float acc[M][G::NW][4];
-            pointwise_product<G, M, G::MT>(f.pointwise + weights, half_matrix * M, 0, d, acc);
+            pointwise_product<G, M, G::MT>(weights, half_matrix * M, 0, d, acc);
 #pragma unroll
             for (int mt = 0; mt < M; ++mt) {
 #pragma unroll
@@ -178,7 +201,9 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
                     for (int nt = 0; nt < G::NW; ++nt) {
                         float2 v = make_float2(0, 0);
                         if (inside) {
-                            const float2 up = load2(u + image + co * plane + nt * 8 + lane % 4 * 2);
+                            float2 up;
+                            if constexpr (kAhead) up = load2(reinterpret_cast<const T*>(&ahead[mt][half][nt]));
+                            else up = load2(u + image + co * plane + nt * 8 + lane % 4 * 2);
                             v.x = ca * up.x + cb * acc[mt][nt][2 * half] + cc;
                             v.y = ca * up.y + cb * acc[mt][nt][2 * half + 1] + cc;
                         }
@@ -190,7 +215,7 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
         __syncthreads();
         {
             float acc[G::MT][G::NW][4];
-            pointwise_product<G, G::MT, M>(f.transposed + weights, 0, half_matrix * M, dz, acc);
+            pointwise_product<G, G::MT, M>(transposed, 0, half_matrix * M, dz, acc);
             if (inside) store_tile<G, G::MT>(acc, dd + image, plane);
         }
         outer_product<G, kShare>(dz + block_row * 16 * G::DP + from, d + from, dpw);
