@@ -60,6 +60,16 @@ __device__ __forceinline__ void store_pair(bf16* columns, std::int64_t eight_row
     }
 }
 
+// The reverse: what store_pair would have stored, as packed pairs.
+__device__ __forceinline__ void load_pair(const bf16* columns, unsigned& a, unsigned& b) {
+    const int t = threadIdx.x % 4;
+    const bool odd = t % 2;
+    const uint2 v = __ldg(reinterpret_cast<const uint2*>(columns + (odd ? 8 + (t - 1) * 2 : t * 2)));
+    const unsigned other = __shfl_xor_sync(0xffffffffu, odd ? v.x : v.y, 1);
+    a = odd ? other : v.x;
+    b = odd ? v.y : other;
+}
+
 // Weights as fragments, in one buffer per launch of the cell:
 //   band forward  [edges, kTaps, c, kForwardWords]: 64 words of k 0..15 (two a lane), 32 of k 16..23 (stride 2)
 //   band backward [edges, kTaps, c, kBackwardWords]
@@ -156,25 +166,35 @@ public:
             for (int t = 0; t < 5; ++t) band[t] = band_[t], tail[t] = tail_[t];
             fetch(c0 + c + kWarps);  // of the next chunk's first channel after the last
             const bf16* plane = planes + c * G::PLANE + (G::row(lane % 16) - pad) * G::PITCH;
+            float acc[G::NT][4] = {};
 #pragma unroll
-            for (int nt = 0; nt < G::NT; ++nt) {
-                float acc[4] = {};
+            for (int t = 0; t < 5; ++t) {
+                if (t >= size_) continue;
+                const bf16* at = plane + t * dilation_ * G::PITCH + lane / 16 * 8;
+                unsigned a[4];
+                if (G::S == 1) ldmatrix4(a, at);
 #pragma unroll
-                for (int t = 0; t < 5; ++t) {
-                    if (t >= size_) continue;
-                    const bf16* at = plane + t * dilation_ * G::PITCH + nt * 8 * G::S;
-                    unsigned a[4];
-                    ldmatrix4(a, at + lane / 16 * 8);
-                    mma16(acc, a, band[t].x, band[t].y);
-                    if (G::S == 2) {
-                        unsigned a8[2];
-                        ldmatrix2(a8, at + 16);
-                        mma8(acc, a8, tail[t]);
+                for (int nt = 0; nt < G::NT; ++nt) {
+                    if (G::S == 1) {  // neighbouring windows share 8 columns
+                        mma16(acc[nt], a, band[t].x, band[t].y);
+                        if (nt + 1 == G::NT) continue;
+                        unsigned next[2];
+                        ldmatrix2(next, at - lane / 16 * 8 + nt * 8 + 16);
+                        a[0] = a[2], a[1] = a[3], a[2] = next[0], a[3] = next[1];
+                    } else {
+                        unsigned last[2];
+                        ldmatrix4(a, at + nt * 16);
+                        ldmatrix2(last, at - lane / 16 * 8 + nt * 16 + 16);
+                        mma16(acc[nt], a, band[t].x, band[t].y);
+                        mma8(acc[nt], last, tail[t]);
                     }
                 }
-                bf16* out = d + c * G::DP + lane / 4 * G::OW + nt * 8 + lane % 4 * 2;
-                *reinterpret_cast<unsigned*>(out) = pack(acc[0], acc[1]);
-                *reinterpret_cast<unsigned*>(out + 8 * G::OW) = pack(acc[2], acc[3]);
+            }
+#pragma unroll
+            for (int nt = 0; nt < G::NT; ++nt) {
+                const int w = nt * 8 + lane % 4 * 2;
+                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4, w)) = pack(acc[nt][0], acc[nt][1]);
+                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[nt][2], acc[nt][3]);
             }
         }
     }

@@ -83,6 +83,9 @@ __global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depth
         for (int q = 0; q < D::kCount; ++q) {
             const int conv = D::conv_of(q, kind), dil = dilation_of(conv), pad = pad_of(conv);
             const bf16* gradient = gradients + q * D::DPLANE;
+            unsigned own[G::NT][2];  // the tile's gradient, [rows, 8 columns]
+#pragma unroll
+            for (int nt = 0; D::kWeight && nt < G::NT; ++nt) ldmatrix2_trans(own[nt], gradient + D::drow(lane % 16) * D::DPITCH + 8 + nt * 8);
 #pragma unroll
             for (int t = 0; t < D::size_of(q); ++t) {
                 if (!D::kAll && t >= kernel_of(conv)) continue;
@@ -96,27 +99,39 @@ __global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depth
                         const int shift = twice / G::S;
                         const bf16* top = gradient + (D::drow(lane / 4) + shift) * D::DPITCH + lane % 4 * 2 + 4;
                         const bf16* bottom = gradient + (D::drow(lane / 4 + 8) + shift) * D::DPITCH + lane % 4 * 2 + 4;
+                        const auto pair = [](const bf16* at) { return *reinterpret_cast<const unsigned*>(at); };
+                        unsigned a[4] = {pair(top), pair(bottom), pair(top + 8), pair(bottom + 8)};
 #pragma unroll
                         for (int nt = 0; nt < G::S * G::NT; ++nt) {
                             const int column = nt * 8 / G::S;  // the window starts 4 columns before it
-                            const unsigned a[4] = {*reinterpret_cast<const unsigned*>(top + column), *reinterpret_cast<const unsigned*>(bottom + column),
-                                                   *reinterpret_cast<const unsigned*>(top + column + 8), *reinterpret_cast<const unsigned*>(bottom + column + 8)};
+                            if (G::S == 1 && nt > 0) {         // and shares 8 of them with the one before
+                                a[0] = a[2], a[1] = a[3], a[2] = pair(top + column + 8), a[3] = pair(bottom + column + 8);
+                            } else if (G::S == 2) {
+                                a[0] = pair(top + column), a[1] = pair(bottom + column), a[2] = pair(top + column + 8), a[3] = pair(bottom + column + 8);
+                            }
                             mma16(dx[parity * G::S * G::NT + nt], a, band[tap].x, band[tap].y);
                         }
                     }
                 }
                 if (D::kWeight) {
                     // [window columns, 8 output columns], summed over the tile's 16 rows; the weights' gradients lie on its diagonals.
+                    const bf16* at = plane + (G::row(lane % 8 + lane / 16 * 8) + t * dil - pad) * G::PITCH + lane / 8 % 2 * 8;
+                    unsigned a[4];
+                    if (G::S == 1) ldmatrix4_trans(a, at);
 #pragma unroll
                     for (int nt = 0; nt < G::NT; ++nt) {
-                        unsigned b[2];
-                        ldmatrix2_trans(b, gradient + D::drow(lane % 16) * D::DPITCH + 8 + nt * 8);
-                        const bf16* at = plane + (G::row(lane % 8 + lane / 16 * 8) + t * dil - pad) * G::PITCH + nt * 8 * G::S + lane / 8 % 2 * 8;
+                        if (G::S == 1) {
+                            mma16(dw[tap][0], a, own[nt][0], own[nt][1]);
+                            if (nt + 1 == G::NT) continue;
+                            unsigned next[2];  // columns that the next window adds: rows 0..7, 8..15
+                            ldmatrix2_trans(next, plane + (G::row(lane % 16) + t * dil - pad) * G::PITCH + nt * 8 + 16);
+                            a[0] = a[1], a[2] = a[3], a[1] = next[0], a[3] = next[1];
+                        } else {
 #pragma unroll
-                        for (int block = 0; block < D::kWeightRows; ++block) {
-                            unsigned a[4];
-                            ldmatrix4_trans(a, at + block * 16);
-                            mma16(dw[tap][block], a, b[0], b[1]);
+                            for (int block = 0; block < D::kWeightRows; ++block) {
+                                ldmatrix4_trans(a, at + nt * 16 + block * 16);
+                                mma16(dw[tap][block], a, own[nt][0], own[nt][1]);
+                            }
                         }
                     }
                 }

@@ -192,7 +192,7 @@ public:
             });
 #pragma unroll
             for (int r = 0; r < Patch<G>::R; ++r)
-                *reinterpret_cast<float4*>(d + c * G::DP + (patch.m + r) * G::OW + patch.column) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
+                *reinterpret_cast<float4*>(d + c * G::DP + G::position(patch.m + r, patch.column)) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
         }
     }
 

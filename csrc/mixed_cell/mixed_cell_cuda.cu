@@ -206,6 +206,14 @@ public:
                 return {};
             }
         }
+        if constexpr (kVectors) {
+            if (vectors_ && first < 2 && p_.reduction && kThreads * kVec / 4 % p_.plane() == 0) {
+                const auto blocks = static_cast<unsigned>(divide_up(p_.size(), kThreads * kVec / 4));
+                gather_strided_vector_kernel<T><<<dim3(blocks, count), kThreads, 0, stream_>>>(p_);
+                HWNAS_CUDA_TRY(cudaGetLastError());
+                return {};
+            }
+        }
         const std::int64_t bytes = p_.plane() * sizeof(Window<T>);  // of one plane
         if (p_.plane() <= 256) return gather<64, true>(first, count, bytes * (kThreads / 64));
         if (bytes <= 40 * 1024) return gather<kThreads, true>(first, count, bytes);

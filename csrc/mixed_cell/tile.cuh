@@ -21,15 +21,22 @@ struct Geometry {
     static_assert(C * P == 8192, "32 accumulators a thread");
     __device__ static int row(int m) { return kPacked ? m / 8 * kPart + m % 8 * S + 4 : m * S + 4; }
     __host__ __device__ static int tiles(int n, int oh) { return kPacked ? (n + 1) / 2 : n * (oh / 16); }
-    // Pixel `q` of a tile: its image and its place in the plane.
-    __device__ static void place(int tile, int q, int oh, int& n, int& at) {
+    // Order of a tile's pixels in [c, pixels] matrices: row by row, except that rows of 32 bfloat16 are split in halves, which
+    // spreads the rows of a depthwise product over twice the banks.
+    static constexpr bool kSplit = OW == 32 && sizeof(T) == 2;
+    __device__ static int position(int m, int w) { return kSplit ? w / 16 * 256 + m * 16 + w % 16 : m * OW + w; }
+    // Block nt of 8 pixels of a warp, from its first pixel, in the plane.
+    __device__ static constexpr int block(int nt) { return kSplit ? nt / 2 * OW + nt % 2 * 8 : nt * 8; }
+    // The first pixel of a warp: its image and its place in the plane.
+    __device__ static void place(int tile, int warp, int oh, int& n, int& at) {
+        const int q = warp * (P / kWarps);
         if (kPacked) {
             n = tile * 2 + q / 64;
             at = q % 64;
         } else {
             const int strips = oh / 16;
             n = tile / strips;
-            at = tile % strips * P + q;
+            at = tile % strips * P + (kSplit ? q % 256 / 16 * OW + q / 256 * 16 : q);
         }
     }
     static bool covers(const Plan<T>& p, bool strided) {

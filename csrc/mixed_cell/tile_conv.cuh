@@ -26,8 +26,8 @@ struct WeightsOf<float> {
 template <typename G, typename T>
 __device__ __forceinline__ void subsample(const T* planes, int grid, int channels, T* d) {
     for (int i = threadIdx.x; i < channels * G::P; i += kThreads) {
-        const int c = i / G::P, q = i % G::P;
-        d[c * G::DP + q] = planes[c * G::PLANE + (G::row(q / G::OW) + grid) * G::PITCH + 4 + q % G::OW * G::S + grid];
+        const int c = i / G::P, m = i % G::P / G::OW, w = i % G::OW;
+        d[c * G::DP + G::position(m, w)] = planes[c * G::PLANE + (G::row(m) + grid) * G::PITCH + 4 + w * G::S + grid];
     }
 }
 
@@ -53,7 +53,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], type
     for (int mt = 0; mt < M; ++mt)
 #pragma unroll
         for (int nt = 0; nt < G::NW; nt += 2)
-            store_pair(at + (mt * 16 + lane / 4) * plane + nt * 8, 8 * plane, acc[mt][nt], acc[mt][nt + 1]);
+            store_pair(at + (mt * 16 + lane / 4) * plane + G::block(nt), 8 * plane, acc[mt][nt], acc[mt][nt + 1]);
 }
 
 template <typename G>
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
     float acc[M][G::NW][4];
     pointwise_product<G, M, G::MT>(weights, half_matrix * M, 0, d, acc);
     int n, at;
-    G::place(tile, warp * (G::P / kWarps), p.oh, n, at);
+    G::place(tile, warp, p.oh, n, at);
     const std::int64_t plane = p.plane(), image = std::int64_t{n} * G::C * plane + at;
     const bool inside = n < p.n;
     if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + first * plane, plane);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
                 const float scale = p.stat(row, co).b, shift = -p.stat(row, co).a * scale;
 #pragma unroll
                 for (int nt = 0; nt < G::NW; ++nt) {
-                    const float2 u = load2(g + co * plane + nt * 8 + lane % 4 * 2);
+                    const float2 u = load2(g + co * plane + G::block(nt) + lane % 4 * 2);
                     a += u.x + u.y;
                     b += u.x * fmaf(acc[mt][nt][2 * half], scale, shift) + u.y * fmaf(acc[mt][nt][2 * half + 1], scale, shift);
                 }
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
     const int tiles = G::tiles(p.n, p.oh);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int n, at;
-        G::place(tile, warp * (G::P / kWarps), p.oh, n, at);
+        G::place(tile, warp, p.oh, n, at);
         const std::int64_t image = std::int64_t{n} * G::C * plane + at;
         const bool inside = n < p.n;
         constexpr bool kAhead = sizeof(T) == 2;  // there are registers to ask for u before the convolution
@@ -182,9 +182,8 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
 #pragma unroll
                 for (int half = 0; half < 2; ++half)
 #pragma unroll
-                    for (int nt = 0; nt < G::NW; ++nt)
-                        if (inside)
-                            ahead[mt][half][nt] = __ldg(reinterpret_cast<const unsigned*>(u + image + (first + mt * 16 + half * 8 + lane / 4) * plane + nt * 8 + lane % 4 * 2));
+                    for (int nt = 0; nt < G::NW; nt += 2)
+                        if (inside) load_pair(u + image + (first + mt * 16 + half * 8 + lane / 4) * plane + G::block(nt), ahead[mt][half][nt], ahead[mt][half][nt + 1]);
         }
         depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
         {
@@ -203,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
                         if (inside) {
                             float2 up;
                             if constexpr (kAhead) up = load2(reinterpret_cast<const T*>(&ahead[mt][half][nt]));
-                            else up = load2(u + image + co * plane + nt * 8 + lane % 4 * 2);
+                            else up = load2(u + image + co * plane + G::block(nt) + lane % 4 * 2);
                             v.x = ca * up.x + cb * acc[mt][nt][2 * half] + cc;
                             v.y = ca * up.y + cb * acc[mt][nt][2 * half + 1] + cc;
                         }

@@ -35,6 +35,10 @@ __device__ __forceinline__ void store8(__nv_bfloat16* y, const float (&v)[8]) {
     }
     *reinterpret_cast<uint4*>(y) = out;
 }
+__device__ __forceinline__ void shared8(const float* x, float (&v)[8]) {
+    const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
 template <typename T>
 __device__ __forceinline__ void add8(const T* x, float scale, float (&v)[8]) {
     float w[8];
@@ -313,8 +317,8 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
             const float share = (k == 0 && !left) || (k == 7 && !right) ? less : whole;
             to_max[k] += max_factor * max[k] + max_shift;
             to_avg[k] = (to_avg[k] + avg_factor * (columns[k] + columns[k + 1] + columns[k + 2]) * share + avg_shift) * share;
-            where[threadIdx.x * 8 + k] = static_cast<unsigned char>(at[k]);
         }
+        *reinterpret_cast<uint2*>(where + threadIdx.x * 8) = make_uint2(at[0] | at[1] << 8 | at[2] << 16 | at[3] << 24, at[4] | at[5] << 8 | at[6] << 16 | at[7] << 24);
         store8(of_max + threadIdx.x * 8, to_max);
         store8(of_avg + threadIdx.x * 8, to_avg);
     }
@@ -326,12 +330,18 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
         const int y = px.row + di - 1;  // of the window
         if (y < 0 || y >= h) continue;
         const int at = threadIdx.x * 8 + (di - 1) * w;
+        float maxima[8], averages[8];
+        shared8(of_max + at, maxima);
+        shared8(of_avg + at, averages);
+        const uint2 codes = *reinterpret_cast<const uint2*>(where + at);
 #pragma unroll
         for (int k = 0; k < 10; ++k) {
             if ((k == 0 && !left) || (k == 9 && !right)) continue;
-            const float m = of_max[at + k - 1];
-            const int code = where[at + k - 1] - 3 * (2 - di);  // the window's column that takes its maximum from this row
-            columns[k] += of_avg[at + k - 1];
+            const bool inner = k > 0 && k < 9;
+            const float m = inner ? maxima[inner ? k - 1 : 0] : of_max[at + k - 1];
+            // the window's column that takes its maximum from this row
+            const int code = (inner ? static_cast<int>((k <= 4 ? codes.x : codes.y) >> ((k - 1) % 4 * 8) & 255u) : where[at + k - 1]) - 3 * (2 - di);
+            columns[k] += inner ? averages[inner ? k - 1 : 0] : of_avg[at + k - 1];
             // window k - 1 has pixel q in its column q - (k - 1) + 1
 #pragma unroll
             for (int q = k - 2 < 0 ? 0 : k - 2; q <= (k < 8 ? k : 7); ++q)
@@ -347,6 +357,67 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
         if (positive >> k & 1) sum[k] += conv[k];
     }
     store8((j < 2 ? p.ds[j] : p.g + (j - 2) * p.size()) + image, sum);
+}
+
+// The same for s0 and s1 of a reduction cell: windows are a quarter of the pixels, and the factorized reduce adds its two grids.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) gather_strided_vector_kernel(Plan<T> p) {
+    constexpr int kWindows = kThreads * kVec / 4;
+    __shared__ float of_max[kWindows], of_avg[kWindows];
+    __shared__ int where[kWindows];  // pixel of the maximum in its plane
+    const int j = blockIdx.y, outputs = p.oh * p.ow, planes = p.n * p.c, first_plane = blockIdx.x * (kWindows / outputs);
+    const View<const T> x = p.state(j);
+    for (int k = threadIdx.x; k < kWindows; k += kThreads) {
+        const int plane = first_plane + k / outputs, q = k % outputs, c = plane % p.c;
+        if (plane >= planes) break;
+        const Pooled<T> pool(x.data + std::int64_t{plane} * x.h * x.w, x.h, x.w, q / p.ow, q % p.ow, 2);
+        float to_max = 0, to_avg = 0;
+        for (int i = 0; i < p.nodes; ++i) {
+            const int edge = i * (i + 3) / 2 + j;
+            const float u = load(p.g + i * p.size() + std::int64_t{plane} * outputs + q);
+            to_max += NormGradient<T>(p, edge, kMax, kMaxPool, c)(u, pool.max);
+            to_avg += NormGradient<T>(p, edge, kAvg, kAvgPool, c)(u, pool.avg);
+        }
+        of_max[k] = to_max;
+        of_avg[k] = to_avg * pool.inv_count;
+        where[k] = pool.at;
+    }
+    __syncthreads();
+    const int pixels = 4 * outputs, local = threadIdx.x * kVec / pixels, at = threadIdx.x * kVec % pixels, plane = first_plane + local;
+    if (plane >= planes) return;
+    int row, column;
+    p.by_w.divide(at, row, column);
+    const std::int64_t image = std::int64_t{plane} * pixels + at;
+    float pools[8] = {}, conv[8] = {}, own[8];
+    for (int oy = row / 2; oy <= min((row + 1) / 2, p.oh - 1); ++oy) {
+#pragma unroll
+        for (int k = 0; k < 5; ++k) {
+            const int ox = column / 2 + k;
+            if (ox >= p.ow) continue;
+            const int window = local * outputs + oy * p.ow + ox;
+            const float m = of_max[window], a = of_avg[window];
+            const int from = where[window] - at;
+#pragma unroll
+            for (int q = k == 0 ? 0 : 2 * k - 1; q <= (k == 4 ? 7 : 2 * k + 1); ++q) pools[q] += a + (from == q ? m : 0.f);
+        }
+    }
+    const int grid = row % 2;
+    for (int i = 0; i < p.nodes; ++i) {
+        const int edge = i * (i + 3) / 2 + j;
+        add8(p.dx_of(edge) + image, 1.f, conv);
+        const T* reduce = p.dd_fr + (std::int64_t{p.reduced_index(edge)} * 2 + grid) * p.size() + std::int64_t{plane} * outputs + row / 2 * p.ow + column / 2;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const float v = load(reduce + k);
+            conv[2 * k] += grid ? 0.f : v;
+            conv[2 * k + 1] += grid ? v : 0.f;
+        }
+    }
+    load8(x.data + image, own);
+#pragma unroll
+    for (int q = 0; q < 8; ++q)
+        if (own[q] > 0) pools[q] += conv[q];
+    store8(p.ds[j] + image, pools);
 }
 
 }  // namespace hwnas::mixed_cell::cuda
