@@ -206,21 +206,6 @@ private:
     unsigned tail_[5] = {};
 };
 
-// Pointwise weights go to shared memory while the tile loads.
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void wait_async() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-template <typename G>
-struct Staged<G, bf16> {
-    static constexpr int kWords = G::C * G::C / 2;
-    __device__ static const unsigned* stage(unsigned* shared, const unsigned* weights) {
-        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) copy_async(shared + 4 * i, weights + 4 * i);
-        return shared;
-    }
-    __device__ static void wait() { wait_async(); }  // a barrier follows
-};
-
 // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]
 template <typename G, int M, int K>
 __device__ __forceinline__ void pointwise_product(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {

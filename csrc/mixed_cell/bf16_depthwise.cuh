@@ -30,14 +30,20 @@ template <typename D, typename G>
 __device__ __forceinline__ void load_gradient(const Plan<bf16>& p, const bf16* dd, int tile, bf16* plane) {
     constexpr int kVectors = G::OW / 8;
     const int strips = G::kPacked ? 1 : p.oh / 16, lane = threadIdx.x % 32;
+    constexpr int kTotal = D::DROWS * kVectors, kEach = (kTotal + 31) / 32;
+    uint4 words[kEach];
 #pragma unroll
-    for (int i = lane; i < D::DROWS * kVectors; i += 32) {
-        const int v = i % kVectors, row = i / kVectors;
+    for (int k = 0; k < kEach; ++k) {
+        const int i = lane + 32 * k, v = i % kVectors, row = i / kVectors;
         const int n = G::kPacked ? tile * 2 + row / D::kPart : tile / strips;
         const int y = G::kPacked ? row % D::kPart - 4 : tile % strips * 16 + row - 4;
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (y >= 0 && y < p.oh && n < p.n) x = __ldg(reinterpret_cast<const uint4*>(dd + std::int64_t{n} * G::C * p.plane() + y * G::OW) + v);
-        *reinterpret_cast<uint4*>(plane + row * D::DPITCH + 8 + v * 8) = x;
+        words[k] = make_uint4(0, 0, 0, 0);
+        if (i < kTotal && y >= 0 && y < p.oh && n < p.n) words[k] = __ldg(reinterpret_cast<const uint4*>(dd + std::int64_t{n} * G::C * p.plane() + y * G::OW) + v);
+    }
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) {
+        const int i = lane + 32 * k;
+        if (i < kTotal) *reinterpret_cast<uint4*>(plane + i / kVectors * D::DPITCH + 8 + i % kVectors * 8) = words[k];
     }
 }
 
@@ -73,7 +79,7 @@ __global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depth
     const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         __syncwarp();
-        if (kWhat != Depthwise::kStateInput) load_planes<G>(p, in.x, in.norm, c, 1, tile, plane, lane, 32);
+        if (kWhat != Depthwise::kStateInput) load_planes<G, 1, 32>(p, in.x, in.norm, c, tile, plane);
 #pragma unroll
         for (int q = 0; q < D::kCount; ++q)
             load_gradient<D, G>(p, p.dd_of(edge, D::conv_of(q, kind)) + std::int64_t{c} * p.plane(), tile, gradients + q * D::DPLANE);

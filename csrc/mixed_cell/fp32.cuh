@@ -93,7 +93,7 @@ __device__ __forceinline__ void pointwise_product(const unsigned* weights, int m
 #pragma unroll
         for (int mt = 0; mt < M; ++mt) {
             const uint4* from = reinterpret_cast<const uint4*>(weights) + (((m0 + mt) * 2 * G::MT + 2 * k0 + kt) * 32 + lane) * 2;
-            const uint4 x = __ldg(from), y = __ldg(from + 1);
+            const uint4 x = from[0], y = from[1];
             big[mt][0] = x.x, big[mt][1] = x.y, big[mt][2] = x.z, big[mt][3] = x.w;
             small[mt][0] = y.x, small[mt][1] = y.y, small[mt][2] = y.z, small[mt][3] = y.w;
         }

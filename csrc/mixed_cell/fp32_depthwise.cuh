@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(128) fp32_state_input_kernel(Plan<float> p, Jo
         const auto add = [&](int conv, auto k, auto dilation) {
             constexpr int K = decltype(k)::value, kDilation = decltype(dilation)::value;
             __syncwarp();
-            load_planes<Out, float, false>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, 1, tile, gradient, lane, 32);
+            load_planes<Out, 1, 32, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
             __syncwarp();
             input_patch<G, K, kDilation>(gradient, p.dw_of(edge, conv) + c * K * K, patch, dx);
         };
@@ -135,8 +135,8 @@ __device__ __forceinline__ void one_convolution(const Plan<float>& p, int edge, 
     const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         __syncwarp();
-        load_planes<G>(p, in.x, in.norm, c, 1, tile, plane, lane, 32);
-        load_planes<Out, float, false>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, 1, tile, gradient, lane, 32);
+        load_planes<G, 1, 32>(p, in.x, in.norm, c, tile, plane);
+        load_planes<Out, 1, 32, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
         __syncwarp();
         float own[R][4];
 #pragma unroll

@@ -85,23 +85,38 @@ struct Word16<float> {
     using Type = float4;
 };
 
-// One tile's planes of `channels` channels from c0 on. `in` may be a ConvInput, whose values are rectified. Side columns stay.
-template <typename G, typename T, bool kRectify = true>
-__device__ __forceinline__ void load_planes(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c0, int channels, int tile, T* planes,
-                                            int rank, int threads) {
+// One tile's planes of kChannels channels from c0 on, by kThreadsHere threads. Values go through ReLU(norm(x)) or, without
+// norms, ReLU(x), if kRectify says so. Side columns stay. Several loads are in flight before the first is used: waiting for one
+// after the other took most of a tile's time.
+template <typename G, int kChannels, int kThreadsHere, bool kRectify = true, typename T>
+__device__ __forceinline__ void load_planes(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c0, int tile, T* planes) {
     using Word = typename Word16<T>::Type;
-    constexpr int kValues = 16 / sizeof(T), kWords = G::IW / kValues;
-    const int strips = G::kPacked ? 1 : p.oh / 16;
-    for (int i = rank; i < channels * G::ROWS * kWords; i += threads) {
-        const int v = i % kWords, row = i / kWords % G::ROWS, c = i / (kWords * G::ROWS);
-        const int n = G::kPacked ? tile * 2 + row / G::kPart : tile / strips;
-        const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
-        Word word{};
-        if (y >= 0 && y < x.h && n < p.n) {
-            word = __ldg(reinterpret_cast<const Word*>(x.data + n * x.image + std::int64_t{c0 + c} * x.h * G::IW + y * G::IW) + v);
-            if (kRectify) rectify(word, norms ? norms + c0 + c : nullptr);
+    constexpr int kValues = 16 / sizeof(T), kWords = G::IW / kValues, kTotal = kChannels * G::ROWS * kWords;
+    constexpr int kEach = (kTotal + kThreadsHere - 1) / kThreadsHere, kBatch = kEach < 8 ? kEach : (kEach % 5 == 0 ? 5 : 4);
+    const int strips = G::kPacked ? 1 : p.oh / 16, rank = threadIdx.x % kThreadsHere;
+#pragma unroll 1
+    for (int start = rank; start < kTotal; start += kBatch * kThreadsHere) {
+        Word words[kBatch];
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+            const int i = start + k * kThreadsHere, v = i % kWords, row = i / kWords % G::ROWS, c = i / (kWords * G::ROWS);
+            const int n = G::kPacked ? tile * 2 + row / G::kPart : tile / strips;
+            const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
+            words[k] = Word{};
+            if (i < kTotal && y >= 0 && y < x.h && n < p.n)
+                words[k] = __ldg(reinterpret_cast<const Word*>(x.data + n * x.image + std::int64_t{c0 + c} * x.h * G::IW + y * G::IW) + v);
         }
-        put(planes + c * G::PLANE + row * G::PITCH + 4 + v * kValues, word);
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+            const int i = start + k * kThreadsHere, v = i % kWords, row = i / kWords % G::ROWS, c = i / (kWords * G::ROWS);
+            if (i >= kTotal) continue;
+            if (kRectify) {
+                const int n = G::kPacked ? tile * 2 + row / G::kPart : tile / strips;
+                const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
+                if (y >= 0 && y < x.h && n < p.n) rectify(words[k], norms ? norms + c0 + c : nullptr);
+            }
+            put(planes + c * G::PLANE + row * G::PITCH + 4 + v * kValues, words[k]);
+        }
     }
 }
 
@@ -119,12 +134,22 @@ __device__ __forceinline__ void clear_sides(int channels, T* planes, int rank, i
 // What a warp of the depthwise gradients computes: all four convolutions that read a state (input gradient, weight gradient or both), or one convolution.
 enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
 
-// Where the pointwise weights of a block wait: in global memory unless a type stages them in shared memory.
-template <typename G, typename T>
+// Pointwise weights of a block: they go to shared memory while the tile loads, unless they would leave no room for a second block.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
+}
+template <typename G>
 struct Staged {
-    static constexpr int kWords = 0;
-    __device__ static const unsigned* stage(unsigned*, const unsigned* weights) { return weights; }
-    __device__ static void wait() {}
+    static constexpr int kMatrix = G::C * G::C * (sizeof(typename G::T) == 4 ? 2 : 1) / (sizeof(typename G::T) == 4 ? 1 : 2);
+    static constexpr int kWords = kMatrix <= 2048 ? kMatrix : 0;
+    __device__ static const unsigned* stage(unsigned* shared, const unsigned* weights) {
+        if (kWords == 0) return weights;
+        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) copy_async(shared + 4 * i, weights + 4 * i);
+        return shared;
+    }
+    __device__ static void wait() {  // a barrier follows
+        if (kWords > 0) asm volatile("cp.async.wait_all;" ::: "memory");
+    }
 };
 
 // Two neighbouring values.

@@ -36,8 +36,8 @@ template <typename G, typename T, typename Depthwiser>
 __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, Depthwiser& depthwise, const ConvInput<T>& in, int grid, int tile, T* planes, T* d) {
     if (grid < 0) depthwise.fetch(threadIdx.x / 32);
     for (int c0 = 0; c0 < G::C; c0 += G::CH) {
-        load_planes<G>(p, in.x, in.norm, c0, G::CH, tile, planes, threadIdx.x, kThreads);
-        Staged<G, T>::wait();
+        load_planes<G, G::CH, kThreads>(p, in.x, in.norm, c0, tile, planes);
+        Staged<G>::wait();
         __syncthreads();
         if (grid >= 0) subsample<G>(planes, grid, G::CH, d + c0 * G::DP);
         else depthwise.run(planes, c0, d + c0 * G::DP);
@@ -58,7 +58,7 @@ __device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], type
 
 template <typename G>
 constexpr int conv_shared_bytes() {
-    return (G::CH * G::PLANE + G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 4 * Staged<G, typename G::T>::kWords;
+    return (G::CH * G::PLANE + G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 4 * Staged<G>::kWords;
 }
 
 // As conv_kernel. Grid: tiles x jobs; with kReduce the jobs are factorized reduces, tiles x 2 * jobs, each half a matrix.
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
     const ConvInput<T> in(p, edge, conv);
     clear_sides<G>(G::CH, planes, threadIdx.x, kThreads);
     const unsigned* weights =
-        Staged<G, T>::stage(reinterpret_cast<unsigned*>(d + G::C * G::DP), f.pointwise + Weights::matrix(p, edge, conv));
+        Staged<G>::stage(reinterpret_cast<unsigned*>(d + G::C * G::DP), f.pointwise + Weights::matrix(p, edge, conv));
     typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv);
     depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
     float acc[M][G::NW][4];
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G:
 
 template <typename G>
 constexpr int pointwise_backward_shared_bytes() {
-    return (G::CH * G::PLANE + 2 * G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 8 * Staged<G, typename G::T>::kWords;
+    return (G::CH * G::PLANE + 2 * G::C * G::DP) * static_cast<int>(sizeof(typename G::T)) + 8 * Staged<G>::kWords;
 }
 
 // As pointwise_backward_kernel; d and z are computed again, so z is not read. Grid: groups x jobs, as above.
@@ -151,8 +151,8 @@ __global__ void __launch_bounds__(kThreads, 2) tile_pointwise_backward_kernel(Pl
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const Weights f(p);
     unsigned* staged = reinterpret_cast<unsigned*>(dz + G::C * G::DP);
-    const unsigned* weights = Staged<G, T>::stage(staged, f.pointwise + Weights::matrix(p, edge, conv));
-    const unsigned* transposed = Staged<G, T>::stage(staged + Staged<G, T>::kWords, f.transposed + Weights::matrix(p, edge, conv));
+    const unsigned* weights = Staged<G>::stage(staged, f.pointwise + Weights::matrix(p, edge, conv));
+    const unsigned* transposed = Staged<G>::stage(staged + Staged<G>::kWords, f.transposed + Weights::matrix(p, edge, conv));
     typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv);
     const ConvInput<T> in(p, edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
