@@ -11,8 +11,6 @@ namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
 
-constexpr int kLanes = 3;  // streams that one call works on at a time
-
 // Hands out 256-byte aligned pieces of one buffer; with a null base it only counts.
 class Arena {
 public:
@@ -72,7 +70,7 @@ std::int64_t lay_out_saved(Plan<T>& p, void* base) {
 template <typename T>
 std::int64_t partial_count(const Plan<T>& p) {  // per-block sums that one lane may have waiting
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
-    const std::int64_t jobs = std::max(2 * p.nodes, p.nodes + 1);  // edges of one phase
+    const std::int64_t jobs = std::max({2, p.nodes, 2 * (p.nodes - kLanes + 1)});  // edges that one lane has at a time
     return jobs * 5 * p.c * (divide_up(input_pixels, kTile) + p.n * p.segments());
 }
 
@@ -93,8 +91,8 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     const std::int64_t reduced = p.reduction ? 2 * p.nodes : 0;
     const std::int64_t large = std::int64_t{p.n} * p.c * p.h * p.w;
     arena.take(p.g, p.nodes * p.size());
-    arena.take(p.h1, p.edges * 2 * p.size());
-    arena.take(p.dd, p.edges * kConvs * p.size());
+    arena.take(p.h1, p.slots() * 2 * p.size());
+    arena.take(p.dd, p.slots() * kConvs * p.size());
     arena.take(p.dd_fr, reduced * 2 * p.size());
     arena.take(p.dx, 2 * p.nodes * large + (p.edges - 2 * p.nodes) * p.size());
     arena.take(p.sums, std::int64_t{p.edges} * kNorms * 2 * p.c);
@@ -457,7 +455,7 @@ Status backward(const Backward& b, cudaStream_t stream) {
     for (int node = p.nodes - 1; node >= 0; --node) {
         HWNAS_TRY(stages[0].gather(node + 2, 1));
         // Only edges from other nodes are on the way to the next node's gradient; those from s0 and s1 go beside.
-        const int lane = node == 0 ? 0 : 1 + node % (kLanes - 1);
+        const int lane = Plan<T>::lane_of(node);
         if (lane != 0) HWNAS_TRY(lanes.order(0, lane));
         HWNAS_TRY(edges_backward(stages[lane], p, node, 0, 2));
         HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));

@@ -13,6 +13,7 @@ namespace hwnas::mixed_cell::cuda {
 
 constexpr int kMaxNodes = 8;
 constexpr int kMaxEdges = kMaxNodes * (kMaxNodes + 3) / 2;
+constexpr int kLanes = 3;  // streams that one call works on at a time
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 32;     // pixels of a block in the general convolution kernels: a lane is a pixel
@@ -86,8 +87,8 @@ struct Plan {
     // scratch, backward
     const T* dy;
     T* g;     // [nodes, n, c, oh, ow]: gradient of each node
-    T* h1;    // [edges, 2, n, c, oh, ow]: gradient of the separable convolutions' first halves, after batch norm
-    T* dd;    // [edges, 6, n, c, oh, ow]: gradient of the depthwise outputs
+    T* h1;    // [slots, 2, n, c, oh, ow]: gradient of the separable convolutions' first halves, after batch norm
+    T* dd;    // [slots, 6, n, c, oh, ow]: gradient of the depthwise outputs
     T* dd_fr; // [reduced edges, 2, n, c, oh, ow]: gradient of the two pixel grids that the factorized reduce reads
     T* dx;    // per edge, like its source: gradient of relu(x) from the four convolutions
     T* ds[2];
@@ -110,6 +111,14 @@ struct Plan {
     __host__ __device__ int source_of(int edge) const {
         const int i = node_of(edge);
         return edge - i * (i + 3) / 2;
+    }
+    // Which stream works backward on a node's edges from s0 and s1; its edges from other nodes stay on stream 0.
+    __host__ __device__ static int lane_of(int node) { return node == 0 ? 0 : 1 + node % (kLanes - 1); }
+    // Scratch of an edge, which the stream's next node uses again.
+    __host__ __device__ int slots() const { return 2 * kLanes + nodes - 1; }
+    __host__ __device__ int slot_of(int edge) const {
+        const int j = source_of(edge);
+        return j < 2 ? 2 * lane_of(node_of(edge)) + j : 2 * kLanes + j - 2;
     }
     __host__ __device__ bool strided(int edge) const { return reduction && source_of(edge) < 2; }
     __host__ __device__ int reduced_index(int edge) const { return 2 * node_of(edge) + source_of(edge); }
@@ -134,11 +143,11 @@ struct Plan {
     __host__ __device__ const A* pw_of(int edge, int conv) const {
         return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
     }
-    __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{edge} * kConvs + conv) * size(); }
-    __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{edge} * 2 + conv / 2) * size(); }
+    __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{slot_of(edge)} * kConvs + conv) * size(); }
+    __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{slot_of(edge)} * 2 + conv / 2) * size(); }
     __host__ __device__ T* g_of(int edge) const { return g + node_of(edge) * size(); }
     // Shares of the weight gradients, summed at the end: enough to fill the machine with the two edges of the first node.
-    __host__ __device__ int pw_groups() const { return c <= 64 ? 32 : c <= 360 ? 32 * 64 * 64 / (c * c) : 1; }
+    __host__ __device__ int pw_groups() const { return c <= 32 ? 32 : c <= 64 ? 16 : c <= 360 ? 16 * 64 * 64 / (c * c) : 1; }
     __host__ __device__ int dw_groups() const { return c >= 512 ? 1 : c <= 16 ? 32 : 512 / c; }
     __host__ __device__ int segments() const { return (oh * ow + kSegment - 1) / kSegment; }
     __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow
