@@ -151,9 +151,9 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(Plan<T> p, int node) {
         if (s.from + k * 32 + lane < s.to) store(y + s.from + k * 32 + lane, sum[k]);
 }
 
-// (sum g, sum g * zhat) of the norms whose z is at hand: pools, second halves, factorized reduce; for a skip (sum g, sum g * x).
-// Grid: segments x edges; slots 5 * job + {max, avg, fr, sep 3, sep 5}.
-constexpr int kStreamNorms[5] = {kMax, kAvg, kFr, kSep3Second, kSep5Second};
+// (sum g, sum g * zhat) of the norms whose z is at hand: pools, factorized reduce; for a skip (sum g, sum g * x).
+// Grid: segments x edges; slots 3 * job + {max, avg, fr}.
+constexpr int kStreamNorms[3] = {kMax, kAvg, kFr};
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs edges) {
@@ -165,13 +165,13 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs
     const View<const T> x = p.state(j);
     const T* plane = x.data + s.n * x.image + std::int64_t{s.c} * x.h * x.w;
     const std::int64_t image = (std::int64_t{s.n} * p.c + s.c) * p.plane();
-    const T *g = p.g_of(edge) + image, *z_sep3 = p.z_of(edge, kSep3Second) + image, *z_sep5 = p.z_of(edge, kSep5Second) + image;
+    const T* g = p.g_of(edge) + image;
     const T* skip = strided ? p.z_of(edge, kFr) + image : plane;
-    const Affine<A> max(p, edge, kMax, s.c), avg(p, edge, kAvg, s.c), sep3(p, edge, kSep3Second, s.c), sep5(p, edge, kSep5Second, s.c);
+    const Affine<A> max(p, edge, kMax, s.c), avg(p, edge, kAvg, s.c);
     Affine<A> skipped = max;
     if (strided) skipped = Affine<A>(p, edge, kFr, s.c);
     else skipped.scale = 1, skipped.shift = 0;
-    A total = 0, sums[5] = {};
+    A total = 0, sums[3] = {};
     for (int r = s.from + lane; r < s.to; r += 32) {
         int row, column;
         p.by_ow.divide(r, row, column);
@@ -181,14 +181,12 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs
         sums[0] += u * max(pool.max);
         sums[1] += u * avg(pool.avg);
         sums[2] += u * skipped(load(skip + r));
-        sums[3] += u * sep3(load(z_sep3 + r));
-        sums[4] += u * sep5(load(z_sep5 + r));
     }
     total = warp_sum(total);
     for (A& v : sums) v = warp_sum(v);
     const int tiles = p.n * p.segments();
-    for (int k = 0; k < 5 && lane == 0; ++k)
-        p.partial[((std::int64_t{blockIdx.y} * 5 + k) * p.c + s.c) * tiles + s.index] = {total, sums[k]};
+    for (int k = 0; k < 3 && lane == 0; ++k)
+        p.partial[((std::int64_t{blockIdx.y} * 3 + k) * p.c + s.c) * tiles + s.index] = {total, sums[k]};
 }
 
 // Gradient of state j from every edge that leaves it. The pools are linear in their upstream gradient, so those of all edges

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p,
     A* dz = d + rows * kTile;             // [c][kTile]
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const A* weights = p.pw_of(edge, conv);
-    const bool recompute = conv == kDil3 || conv == kDil5;
+    const bool recompute = conv != kFr && op_of(conv) >= 0;  // z was not kept
     const T* z = p.z_of(edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
     T* dd = conv == kFr ? p.dd_fr + std::int64_t{p.reduced_index(edge)} * 2 * p.size() : p.dd_of(edge, conv);

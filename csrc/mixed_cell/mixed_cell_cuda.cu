@@ -1,6 +1,7 @@
 // The mixed cell on CUDA: lays out saved and scratch memory and launches the stages in order of readiness. Edges that leave one
 // state are ready together forward (from s0 and s1 at once), edges that enter one node are ready together backward.
 #include <algorithm>
+#include <vector>
 
 #include "mixed_cell/elementwise.cuh"
 #include "mixed_cell/general.cuh"
@@ -61,7 +62,7 @@ void bind_inputs(Plan<T>& p, const Inputs& in) {
 template <typename T>
 std::int64_t lay_out_saved(Plan<T>& p, void* base) {
     Arena arena(base);
-    arena.take(p.z, p.edges * 4 * p.size());
+    arena.take(p.z, p.edges * 2 * p.size());
     arena.take(p.z_fr, p.reduction ? 2 * p.nodes * p.size() : 0);
     arena.take(p.stats, std::int64_t{p.stat_rows()} * p.c);
     return arena.used();
@@ -77,7 +78,7 @@ std::int64_t partial_count(const Plan<T>& p) {  // per-block sums that one lane 
 template <typename T>
 std::int64_t lay_out_forward(Plan<T>& p, void* base) {
     Arena arena(base);
-    arena.take(p.z_dil, p.edges * 2 * p.size());
+    arena.take(p.z_last, p.edges * 4 * p.size());
     arena.take(p.partial, kLanes * partial_count(p));
     char* fragments = nullptr;
     arena.take(fragments, Tuned<T>::fragment_bytes(p));
@@ -379,16 +380,15 @@ Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, i
         if (strided) reduces.add(edge, kFr);
     }
     HWNAS_TRY(stages.gradient_sums(edges));
-    HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, strided));
+    Jobs ready = second;  // what is ready together goes into one launch, unless strides differ
+    for (int k = 0; !strided && k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
+    HWNAS_TRY(stages.convolve(ready, ConvSums::kGradient, false));
+    if (strided) HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, true));
     HWNAS_TRY(stages.template finish_sums<true>());
+    HWNAS_TRY(stages.pointwise_backward(ready, false));
     if (strided) {
-        HWNAS_TRY(stages.pointwise_backward(second, false));
         HWNAS_TRY(stages.pointwise_backward(reduces, true));
         HWNAS_TRY(stages.pointwise_backward(dilated, true));
-    } else {  // whatever is ready goes into one launch
-        Jobs ready = second;
-        for (int k = 0; k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
-        HWNAS_TRY(stages.pointwise_backward(ready, false));
     }
     HWNAS_TRY(stages.depthwise_second_backward(second));
     HWNAS_TRY(stages.template finish_sums<true>());
@@ -405,20 +405,21 @@ Status forward(const Forward& f, cudaStream_t stream) {
     lay_out_forward(p, f.scratch);
     Lanes lanes;
     HWNAS_TRY(Lanes::open(stream, lanes));
-    Stages<T> stages[kLanes] = {{p, lanes.stream(0), 0}, {p, lanes.stream(1), 1}, {p, lanes.stream(2), 2}};
-    HWNAS_TRY(stages[0].prepare(false));
-    for (int lane = 1; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(0, lane));
+    std::vector<Stages<T>> stages;
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
+    HWNAS_TRY(lanes.order(0, 1));  // weights beside the pools
+    HWNAS_TRY(stages[1].prepare(false));
+    Jobs inputs;
+    for (int j = 0; j < 2; ++j) inputs.add(j, 0);
+    HWNAS_TRY(stages[0].pools(inputs));
+    for (int lane = 0; lane < kLanes; ++lane)
+        if (lane != 1) HWNAS_TRY(lanes.order(1, lane));
     // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
     int edges[kMaxEdges], count = 0;
     for (int lane = 0; lane < std::min(p.nodes, kLanes); ++lane) {
         count = 0;
         for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
             for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
-        if (lane == 0) {
-            Jobs states;
-            for (int j = 0; j < 2; ++j) states.add(j, 0);
-            HWNAS_TRY(stages[0].pools(states));
-        }
         HWNAS_TRY(convolve_edges(stages[lane], p, edges, count));
     }
     for (int node = 0; node < p.nodes; ++node) {
@@ -450,18 +451,20 @@ Status backward(const Backward& b, cudaStream_t stream) {
     lay_out_backward(p, b.scratch);
     Lanes lanes;
     HWNAS_TRY(Lanes::open(stream, lanes));
-    Stages<T> stages[kLanes] = {{p, lanes.stream(0), 0}, {p, lanes.stream(1), 1}, {p, lanes.stream(2), 2}};
-    HWNAS_TRY(stages[0].prepare(true));
+    std::vector<Stages<T>> stages;
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
+    HWNAS_TRY(lanes.order(0, 1));  // weights beside the first gather
+    HWNAS_TRY(stages[1].prepare(true));
     for (int node = p.nodes - 1; node >= 0; --node) {
         HWNAS_TRY(stages[0].gather(node + 2, 1));
+        if (node == p.nodes - 1) HWNAS_TRY(lanes.order(1, 0));
         // Only edges from other nodes are on the way to the next node's gradient; those from s0 and s1 go beside.
         const int lane = Plan<T>::lane_of(node);
         if (lane != 0) HWNAS_TRY(lanes.order(0, lane));
         HWNAS_TRY(edges_backward(stages[lane], p, node, 0, 2));
         HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));
     }
-    for (int lane = 1; lane < kLanes; ++lane)
-        if (p.nodes > 1 && (lane == 2 || p.nodes > 2)) HWNAS_TRY(lanes.order(lane, 0));
+    for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
     HWNAS_TRY(stages[0].gather(0, 2));
     return stages[0].weight_gradients(b);
 }

@@ -13,7 +13,7 @@ namespace hwnas::mixed_cell::cuda {
 
 constexpr int kMaxNodes = 8;
 constexpr int kMaxEdges = kMaxNodes * (kMaxNodes + 3) / 2;
-constexpr int kLanes = 3;  // streams that one call works on at a time
+constexpr int kLanes = 5;  // streams that one call works on at a time
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 32;     // pixels of a block in the general convolution kernels: a lane is a pixel
@@ -79,11 +79,12 @@ struct Plan {
     T* y;  // [n, nodes * c, oh, ow]
     const A *gates, *dw, *pw, *fr;
     // saved
-    T* z;      // [edges, 4, n, c, oh, ow]: outputs of the separable convolutions before batch norm
+    T* z;      // [edges, 2, n, c, oh, ow]: outputs of the separable convolutions' first halves before batch norm
     T* z_fr;   // [reduced edges, n, c, oh, ow]
     Pair<A>* stats;  // [stat rows, c]: mean and 1 / std of every batch norm
     // scratch, forward
-    T* z_dil;  // [edges, 2, n, c, oh, ow]; backward computes them again instead of keeping them
+    T* z_last;  // [edges, 4, n, c, oh, ow]: outputs of the second halves and the dilated convolutions before batch norm;
+                // backward computes them again instead of keeping them
     // scratch, backward
     const T* dy;
     T* g;     // [nodes, n, c, oh, ow]: gradient of each node
@@ -128,8 +129,8 @@ struct Plan {
     }
     __host__ __device__ View<const T> dense(const T* data) const { return {data, c * plane(), oh, ow}; }
     __host__ __device__ T* z_of(int edge, int norm) const {
-        if (norm < kDil3) return z + (std::int64_t{edge} * 4 + norm) * size();
-        if (norm < kFr) return z_dil + (std::int64_t{edge} * 2 + norm - kDil3) * size();
+        if (norm == kSep3First || norm == kSep5First) return z + (std::int64_t{edge} * 2 + norm / 2) * size();
+        if (norm < kFr) return z_last + (std::int64_t{edge} * 4 + (norm < kDil3 ? norm / 2 : norm - kDil3 + 2)) * size();
         return z_fr + reduced_index(edge) * size();
     }
     // A pool belongs to its source state, whichever edge reads it.
@@ -147,7 +148,7 @@ struct Plan {
     __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{slot_of(edge)} * 2 + conv / 2) * size(); }
     __host__ __device__ T* g_of(int edge) const { return g + node_of(edge) * size(); }
     // Shares of the weight gradients, summed at the end: enough to fill the machine with the two edges of the first node.
-    __host__ __device__ int pw_groups() const { return c <= 32 ? 32 : c <= 64 ? 16 : c <= 360 ? 16 * 64 * 64 / (c * c) : 1; }
+    __host__ __device__ int pw_groups() const { return c <= 32 ? 64 : c <= 64 ? 32 : c <= 360 ? 32 * 64 * 64 / (c * c) : 1; }
     __host__ __device__ int dw_groups() const { return c >= 512 ? 1 : c <= 16 ? 32 : 512 / c; }
     __host__ __device__ int segments() const { return (oh * ow + kSegment - 1) / kSegment; }
     __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow

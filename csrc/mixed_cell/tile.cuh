@@ -15,7 +15,7 @@ struct Geometry {
     static constexpr bool kPacked = OW == 8;  // two images a tile
     static constexpr int kPart = kPacked ? 8 * S + 8 : 16 * S + 8, ROWS = kPacked ? 2 * kPart : kPart;
     static constexpr int PITCH = IW + 8, PLANE = ROWS * PITCH;
-    static constexpr int CH = sizeof(T) == 4 ? 8 : S == 2 ? 16 : C;  // channels in shared memory at a time
+    static constexpr int CH = sizeof(T) == 4 ? 8 : S == 2 ? 16 : C < 32 ? C : 32;  // channels in shared memory at a time
     static constexpr int DP = P + 16 / static_cast<int>(sizeof(T));
     static constexpr int MT = C / 16, NW = P / 64;  // 16-row blocks of c; 8-pixel blocks a warp has
     static_assert(C * P == 8192, "32 accumulators a thread");
@@ -92,7 +92,7 @@ template <typename G, int kChannels, int kThreadsHere, bool kRectify = true, typ
 __device__ __forceinline__ void load_planes(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c0, int tile, T* planes) {
     using Word = typename Word16<T>::Type;
     constexpr int kValues = 16 / sizeof(T), kWords = G::IW / kValues, kTotal = kChannels * G::ROWS * kWords;
-    constexpr int kEach = (kTotal + kThreadsHere - 1) / kThreadsHere, kBatch = kEach < 8 ? kEach : 8;
+    constexpr int kEach = (kTotal + kThreadsHere - 1) / kThreadsHere, kBatch = kEach < 8 ? kEach : kEach % 5 == 0 ? 5 : 4;
     const int strips = G::kPacked ? 1 : p.oh / 16, rank = threadIdx.x % kThreadsHere;
 #pragma unroll 1
     for (int start = rank; start < kTotal; start += kBatch * kThreadsHere) {

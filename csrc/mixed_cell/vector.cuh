@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> 
     const Pixels px(p);
     const int edge = edges.edge[blockIdx.y], j = p.source_of(edge);
     const bool strided = p.strided(edge);
-    float sums[6] = {};  // of g, then of its products
+    float sums[4] = {};  // of g, then of its products
     if (px.active) {
         const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
         const View<const T> x = p.state(j);
@@ -211,15 +211,11 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> 
 #pragma unroll
             for (int k = 0; k < 8; ++k) sums[3] += u[k] * z[k];
         }
-        load8(p.z_of(edge, kSep3Second) + image, z);
-        sums[4] = product(z, kSep3Second);
-        load8(p.z_of(edge, kSep5Second) + image, z);
-        sums[5] = product(z, kSep5Second);
     }
     int tile;
     if (!plane_sums(p, px, sums, tile)) return;
     const int tiles = p.n * vector_tiles(p);
-    for (int k = 0; k < 5; ++k) p.partial[((std::int64_t{blockIdx.y} * 5 + k) * p.c + px.c) * tiles + tile] = {sums[0], sums[k + 1]};
+    for (int k = 0; k < 3; ++k) p.partial[((std::int64_t{blockIdx.y} * 3 + k) * p.c + px.c) * tiles + tile] = {sums[0], sums[k + 1]};
 }
 
 // As gather_kernel, for states whose edges have stride 1 and planes that divide a block. Windows in shared memory: gradients of
