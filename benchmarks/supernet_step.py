@@ -2,11 +2,11 @@
 
     python -m benchmarks.supernet_step --device cpu|cuda [--batch 64] [--dtype float32] [--rounds 30] [--save]
 
-A step is forward and backward over weights and alphas: C=16, 8 cells, 4 nodes, 32x32 images. Ours and the stock variants
-start from the same weights and see the same batch. Loss and gradients are checked against float64 before anything is
-timed: ours may err at most twice as much as stock PyTorch in the same precision. Then the variants run in turn, round
-after round, and each figure is the median over the rounds; `spread` is the distance between the quartiles. `ratio` is
-stock over ours.
+A step is forward and backward over weights and alphas: C=16, 8 cells, 4 nodes, 32x32 images. Ours and the stock
+variants start from the same weights and see the same batch. Loss and gradients are checked against float64 before
+anything is timed: ours may err at most twice as much as stock PyTorch in the same precision. Then the variants run in
+turn, round after round, and each figure is the median over the rounds; `spread` is the distance between the quartiles.
+`ratio` is stock over ours.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from benchmarks.stock_darts import MixedOp, Network
 OURS = {"cpu": ("ours",), "cuda": ("ours", "ours-graph")}
 STOCK = {"cpu": ("eager", "eager-channels-last"), "cuda": ("eager", "eager-graph", "region-graph")}
 CHECK_BATCH = 2
-# Rounding flips a ReLU or the maximum of a pool now and then, in stock PyTorch as in ours. One flip among the elements of a
-# state moves a gradient by about one over the square root of their number; below three such flips nobody asks who is better.
+# Rounding flips a ReLU or the maximum of a pool now and then, in stock PyTorch as in ours. One flip among the elements
+# of a state moves a gradient by about one over the square root of their number; within three flips neither is better.
 FLOOR = {"loss": 1e-5, "gradients": 3 * (CHECK_BATCH * 16 * 32 * 32) ** -0.5}
 Step = Callable[[], Tensor]
 

@@ -56,7 +56,7 @@ public:
         }
         if (plan_.padded())
             for (int node = 0; node < plan_.nodes; ++node)
-                copy_channels(y_ + node * plan_.c, plan_.nodes * plan_.c, static_cast<const T*>(states_.image(node + 2, 0).at), plan_.cp, plan_.c,
+                nhwc::copy_channels(y_ + node * plan_.c, plan_.nodes * plan_.c, static_cast<const T*>(states_.image(node + 2, 0).at), plan_.cp, plan_.c,
                               0, plan_.n * plan_.out.pixels());
     }
 
@@ -145,23 +145,8 @@ private:
 
     void moments(double* out, const T* image) { k_.moments(out, out + plan_.cp, plan_.dense(image, plan_.out), plan_.size(plan_.out)); }
 
-    // The images' moments into the batch's, in the images' order: the threads' number cannot show.
     void finish(int k, int conv, Norm<T> norm) {
-        const int cp = plan_.cp;
-        const double images = static_cast<double>(plan_.n), pixels = static_cast<double>(plan_.out.pixels());
-        std::vector<double> mean(cp, 0.0), m2(cp, 0.0);
-        for (std::int64_t i = 0; i < plan_.n; ++i)
-            for (int ch = 0; ch < cp; ++ch) mean[ch] += scratch_.moments(k, conv, i)[ch];
-        for (int ch = 0; ch < cp; ++ch) mean[ch] /= images;
-        for (std::int64_t i = 0; i < plan_.n; ++i)
-            for (int ch = 0; ch < cp; ++ch) {
-                const double distance = scratch_.moments(k, conv, i)[ch] - mean[ch];
-                m2[ch] += scratch_.moments(k, conv, i)[cp + ch] + pixels * distance * distance;
-            }
-        for (int ch = 0; ch < cp; ++ch) {
-            norm.mean[ch] = static_cast<T>(mean[ch]);
-            norm.rstd[ch] = static_cast<T>(1.0 / std::sqrt(m2[ch] / (images * pixels) + kEps));
-        }
+        nhwc::merge_moments([&](std::int64_t i) { return scratch_.moments(k, conv, i); }, plan_.n, plan_.out.pixels(), plan_.cp, norm);
     }
 
     void scales(const Edge& e) {

@@ -3,7 +3,6 @@
 #include <limits>
 #include <new>
 
-#include "common/huge_pages.h"
 #include "mixed_cell/backward_cpu.h"
 #include "mixed_cell/forward_cpu.h"
 
@@ -20,7 +19,7 @@ template <template <typename> class Buffers>
 std::int64_t bytes(const Shape& shape) {
     const auto count = [&](auto zero) {
         using T = decltype(zero);
-        cpu::Arena arena(nullptr);
+        Arena arena(nullptr);
         Buffers<T>(cpu::Plan<T>(shape), arena);
         return arena.used();
     };
@@ -53,15 +52,7 @@ std::int64_t saved_bytes_cpu(const Shape& shape) { return bytes<cpu::Saved>(shap
 std::int64_t forward_scratch_bytes_cpu(const Shape& shape) { return bytes<cpu::ForwardScratch>(shape); }
 std::int64_t backward_scratch_bytes_cpu(const Shape& shape) { return bytes<cpu::BackwardScratch>(shape); }
 
-Status forward_cpu(const Forward& p, int threads) {
-    prefer_huge_pages(p.saved, saved_bytes_cpu(p.shape));
-    prefer_huge_pages(p.scratch, forward_scratch_bytes_cpu(p.shape));
-    return run<cpu::ForwardPass>(p, threads);
-}
-
-Status backward_cpu(const Backward& p, int threads) {
-    prefer_huge_pages(p.scratch, backward_scratch_bytes_cpu(p.shape));
-    return run<cpu::BackwardPass>(p, threads);
-}
+Status forward_cpu(const Forward& p, int threads) { return run<cpu::ForwardPass>(p, threads); }
+Status backward_cpu(const Backward& p, int threads) { return run<cpu::BackwardPass>(p, threads); }
 
 }  // namespace hwnas::mixed_cell

@@ -7,13 +7,25 @@
 #include <vector>
 
 #include "common/aligned_buffer.h"
+#include "common/arena.h"
 #include "common/team.h"
-#include "mixed_cell/kernels_cpu.h"
 #include "mixed_cell/mixed_cell.h"
+#include "nhwc/kernels_cpu.h"
+#include "nhwc/norm_cpu.h"
 
 namespace hwnas::mixed_cell::cpu {
 
-constexpr double kEps = 1e-5;
+using nhwc::Area;
+using nhwc::kChannelBlock;
+using nhwc::Kernels;
+using nhwc::kernels;
+using nhwc::Norm;
+using nhwc::NormGradient;
+using nhwc::Pool;
+using nhwc::Size;
+using nhwc::Taps;
+using nhwc::Term;
+
 constexpr int kDilation[kConvs] = {1, 1, 1, 1, 2, 2};
 constexpr int kPad[kConvs] = {1, 1, 2, 2, 2, 4};
 constexpr int kFirstTap[kConvs] = {0, 9, 18, 43, 68, 77};  // rows of an edge's transposed depthwise weights
@@ -23,7 +35,7 @@ constexpr Conv kFinal[] = {kSep3Second, kSep5Second, kDil3, kDil5};  // whose ba
 constexpr Conv kSecondOf[kConvs] = {kSep3Second, kConvs, kSep5Second, kConvs, kConvs, kConvs};
 constexpr Op kOpOf[kConvs] = {kNone, kSepConv3, kNone, kSepConv5, kDilConv3, kDilConv5};
 constexpr int kHalo = 4, kSecondHalo = 2;  // the widest padding of the convs that read a state, and of the second ones
-constexpr std::ptrdiff_t kChunkBytes = 16 << 10;  // a chunk of rows between depthwise and pointwise stays in L1
+constexpr std::ptrdiff_t kChunkBytes = 32 << 10;  // a chunk of rows between depthwise and pointwise stays in L1 or close
 constexpr std::int64_t kGroupBytes = 8 << 20;    // what edges taken together keep between their phases stays in L3
 
 struct Grid {
@@ -34,23 +46,6 @@ struct Grid {
 struct Edge {
     int index, from, node, stride, reduced;  // reduced: its index among the edges of stride 2
     int to() const { return node + 2; }
-};
-
-// Hands out consecutive pieces of a block of memory; over a null base it only counts.
-class Arena {
-public:
-    explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-    template <typename T>
-    T* take(std::int64_t count) {
-        const std::int64_t at = used_;
-        used_ += (count * static_cast<std::int64_t>(sizeof(T)) + 63) / 64 * 64;
-        return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
-    }
-    std::int64_t used() const { return used_; }
-
-private:
-    char* base_;
-    std::int64_t used_ = 0;
 };
 
 template <typename T>
@@ -169,13 +164,6 @@ std::vector<Local> make_locals(const Plan<T>& plan, const Team& team) {
     return locals;
 }
 
-// Mean and 1 / sqrt(variance + eps) of each channel.
-template <typename T>
-struct Norm {
-    T* mean;
-    T* rstd;
-};
-
 // What backward wants back: every convolution's result before its batch norm, and the statistics.
 template <typename T>
 struct Saved {
@@ -212,14 +200,6 @@ struct States {
     }
 };
 
-template <typename T>
-void copy_channels(T* dst, int dst_pixel, const T* src, int src_pixel, int copied, int zeroed, std::int64_t pixels) {
-    for (std::int64_t p = 0; p < pixels; ++p, dst += dst_pixel, src += src_pixel) {
-        std::copy_n(src, copied, dst);
-        std::fill_n(dst + copied, zeroed, T(0));
-    }
-}
-
 // The caller's states as the kernels want them; `spare` is scratch, used only when channels are padded. Copies s0 and s1, and
 // the nodes when `with_nodes`.
 template <typename T>
@@ -238,14 +218,14 @@ States<T> bind_states(const Plan<T>& plan, const Inputs& in, void* y, T* spare, 
     }
     for (int s = 0; s < 2; ++s) {
         states.at[s] = spare + s * plan.n * plan.elements(plan.in);
-        copy_channels(states.at[s], plan.cp, external[s], plan.c, plan.c, plan.cp - plan.c, plan.n * plan.in.pixels());
+        nhwc::copy_channels(states.at[s], plan.cp, external[s], plan.c, plan.c, plan.cp - plan.c, plan.n * plan.in.pixels());
     }
     states.node = spare + 2 * plan.n * plan.elements(plan.in);
     states.node_step = plan.n * plan.elements(plan.out);
     states.node_pixel = plan.cp;
     if (with_nodes)
         for (int node = 0; node < plan.nodes; ++node)
-            copy_channels(states.node + node * states.node_step, plan.cp, static_cast<const T*>(y) + node * plan.c, all, plan.c,
+            nhwc::copy_channels(states.node + node * states.node_step, plan.cp, static_cast<const T*>(y) + node * plan.c, all, plan.c,
                           plan.cp - plan.c, plan.n * plan.out.pixels());
     return states;
 }

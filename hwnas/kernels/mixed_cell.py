@@ -176,8 +176,16 @@ def _gradients(
     )  # fmt: skip
 
 
+def _byte_count(what: str, s0: Tensor, nodes: int, reduction: bool) -> int:
+    count: int = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
+    return count
+
+
 def _bytes(what: str, s0: Tensor, nodes: int, reduction: bool) -> Tensor:
-    count = getattr(_native.mixed_cell, f"{what}_bytes_{s0.device.type}")(*_shape(s0, nodes, reduction))
+    """Uninitialised memory; on the CPU out of a cache, because fresh pages cost as much as the kernel."""
+    count = _byte_count(what, s0, nodes, reduction)
+    if s0.device.type == "cpu" and count:
+        return torch.frombuffer(_native.memory.Block(count), dtype=torch.uint8)
     return torch.empty(count, dtype=torch.uint8, device=s0.device)
 
 
@@ -219,7 +227,8 @@ def _forward_op(
 def _(
     s0: Tensor, s1: Tensor, gates: Tensor, dw: Tensor, pw: Tensor, fr: Tensor, nodes: int, reduction: bool
 ) -> tuple[Tensor, Tensor]:
-    return _result(s0, nodes, reduction), _bytes("saved", s0, nodes, reduction)
+    saved = torch.empty(_byte_count("saved", s0, nodes, reduction), dtype=torch.uint8, device=s0.device)
+    return _result(s0, nodes, reduction), saved
 
 
 @torch.library.custom_op("hwnas::mixed_cell_backward", mutates_args=())

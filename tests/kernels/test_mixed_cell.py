@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.stock_darts import MixedCell, pack
+from hwnas import _native
+from hwnas.kernels import mixed_cell as module
 from hwnas.kernels.mixed_cell import (
     CONVS,
     DW_PER_CHANNEL,
@@ -20,8 +22,6 @@ from hwnas.kernels.mixed_cell import (
     mixed_cell_reference,
     reduced_edges,
 )
-
-ISAS = ("avx512", "avx2", "baseline")
 
 
 def operands(
@@ -137,5 +137,131 @@ def test_odd_channels_in_a_reduction_cell_and_no_nodes() -> None:
         mixed_cell(*operands(1, 3, 3, 3, 1, False), 0, False)
 
 
-assert _forward_op
-assert _backward_op
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_gradcheck(reduction: bool) -> None:
+    tensors = [t.requires_grad_() for t in operands(2, 2, 3, 4, 2, reduction, seed=3)]
+    assert torch.autograd.gradcheck(lambda *t: mixed_cell(*t, 2, reduction), tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_opcheck(reduction: bool) -> None:
+    tensors = [t.requires_grad_() for t in operands(1, 2, 3, 3, 1, reduction)]
+    torch.library.opcheck(_forward_op, (*tensors, 1, reduction))
+    tensors = [t.detach() for t in tensors]
+    y, saved = _forward_op(*tensors, 1, reduction)
+    torch.library.opcheck(_backward_op, (torch.randn_like(y), *tensors, y, saved, 1, reduction))
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_fake_tensors_have_the_shapes_and_strides_of_real_ones(reduction: bool) -> None:
+    tensors = operands(2, 4, 5, 7, 2, reduction)
+    real = gradients(mixed_cell, tensors, 2, reduction)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t).requires_grad_() for t in tensors]
+        y = mixed_cell(*fakes, 2, reduction)
+        fake = [y, *torch.autograd.grad(y, fakes, torch.ones_like(y))]
+    assert [(t.shape, t.stride(), t.dtype) for t in fake] == [(t.shape, t.stride(), t.dtype) for t in real]
+
+
+def test_compiles_without_a_graph_break() -> None:
+    tensors = operands(2, 4, 5, 5, 2, True)
+    compiled = torch.compile(mixed_cell, fullgraph=True, backend="aot_eager")
+    assert_near(gradients(compiled, tensors, 2, True), gradients(mixed_cell, tensors, 2, True), 1e-12)
+
+
+@pytest.mark.parametrize("size", [(2, 16, 5, 6), (2, 6, 5, 6)])
+@pytest.mark.parametrize("reduction", [False, True])
+def test_all_memory_is_written_before_it_is_read(
+    size: tuple[int, int, int, int], reduction: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results, saved bytes and scratch start as NaN; nothing of it may be left or have been used."""
+    tensors = operands(*size, 3, reduction, torch.float32)
+    wanted = gradients(mixed_cell, tensors, 3, reduction)
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def poisoned(t: Tensor) -> Tensor:
+        return t.fill_(255 if t.dtype == torch.uint8 else torch.nan)  # four bytes of 255 are a NaN
+
+    def poisoned_bytes(*args) -> Tensor:
+        return poisoned(empty(module._byte_count(*args), dtype=torch.uint8))
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
+    monkeypatch.setattr(module, "_bytes", poisoned_bytes)
+    found = gradients(mixed_cell, tensors, 3, reduction)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_same_bits_in_every_run_and_with_any_number_of_threads(reduction: bool) -> None:
+    tensors = operands(3, 16, 7, 6, 4, reduction, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 1, 2, 5):
+            torch.set_num_threads(count)
+            runs.append(gradients(mixed_cell, tensors, 4, reduction))
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        for a, b in zip(run, runs[0], strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_instruction_set(isa: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that this processor lacks falls back to the baseline, which is then tested once more."""
+    monkeypatch.setenv("HWNAS_CPU_ISA", isa)
+    tensors = operands(2, 48, 9, 10, 2, True, dtype)
+    wanted = gradients(mixed_cell_reference, [t.double() for t in tensors], 2, True)
+    assert_near(gradients(mixed_cell, tensors, 2, True), wanted, 1e-4 if dtype == torch.float32 else 1e-9)
+
+
+def test_layouts_and_non_contiguous_operands() -> None:
+    tensors = operands(2, 6, 8, 8, 2, True)
+    wanted = gradients(mixed_cell_reference, tensors, 2, True)
+    s0 = tensors[0].contiguous(memory_format=torch.channels_last)
+    s1 = torch.stack([tensors[1], tensors[1]], -1)[..., 0]
+    pw = tensors[4].transpose(2, 3).contiguous().transpose(2, 3)
+    assert not s1.is_contiguous()
+    assert not pw.is_contiguous()
+    assert_near(gradients(mixed_cell, [s0, s1, *tensors[2:4], pw, tensors[5]], 2, True), wanted, 1e-9)
+
+
+def test_maximum_of_equal_values_is_the_first_as_in_pytorch() -> None:
+    tensors = operands(2, 4, 6, 6, 2, False)
+    tensors[:2] = [t.round() for t in tensors[:2]]
+    wanted = gradients(mixed_cell_reference, tensors, 2, False)
+    assert_near(gradients(mixed_cell, tensors, 2, False), wanted, 1e-9)
+
+
+def test_nan_is_not_swallowed() -> None:
+    tensors = operands(2, 4, 6, 6, 2, False)
+    tensors[0][1, 2, 3, 3] = torch.nan
+    assert mixed_cell(*tensors, 2, False)[:, :4].isnan().any()
+    assert mixed_cell_reference(*tensors, 2, False)[:, :4].isnan().any()
+
+
+def test_kept_memory_is_bounded_by_what_was_in_use_and_can_be_released() -> None:
+    _native.memory.release()
+    large, small = operands(4, 16, 16, 16, 2, False), operands(1, 16, 4, 4, 2, False)
+    gradients(mixed_cell, large, 2, False)
+    kept = _native.memory.kept_bytes()
+    assert kept > 0
+    for _ in range(3):
+        gradients(mixed_cell, large, 2, False)
+        gradients(mixed_cell, small, 2, False)
+    assert _native.memory.kept_bytes() <= kept
+    _native.memory.release()
+    assert _native.memory.kept_bytes() == 0
+
+
+def test_bfloat16_on_the_cpu_takes_the_reference() -> None:
+    tensors = operands(2, 4, 5, 5, 2, False)
+    found = mixed_cell(*(t.bfloat16() for t in tensors[:2]), *tensors[2:], 2, False)
+    assert found.dtype == torch.bfloat16
+    wanted = mixed_cell_reference(*tensors, 2, False)
+    assert float((found.double() - wanted).norm() / wanted.norm()) < 0.05

@@ -1,9 +1,9 @@
-#include "mixed_cell/kernels_cpu.h"
+#include "nhwc/kernels_cpu.h"
 
 #include <cstdlib>
 #include <cstring>
 
-namespace hwnas::mixed_cell::cpu {
+namespace hwnas::nhwc {
 
 template <typename T>
 const Kernels<T>& kernels() {
@@ -24,4 +24,4 @@ const Kernels<T>& kernels() {
 template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
 
-}  // namespace hwnas::mixed_cell::cpu
+}  // namespace hwnas::nhwc

@@ -1,10 +1,10 @@
-// The inner loops of the CPU mixed cell, as a table of functions for each instruction set. Activations are channels-last with
-// the channels padded to a multiple of kChannelBlock, so every loop runs over whole vectors of channels.
+// The inner loops of the CPU kernels over channels-last activations, as a table of functions for each instruction set. The
+// channels are padded to a multiple of kChannelBlock, so every loop runs over whole vectors of channels.
 #pragma once
 
 #include <cstddef>
 
-namespace hwnas::mixed_cell::cpu {
+namespace hwnas::nhwc {
 
 constexpr int kChannelBlock = 16;
 constexpr int kMaxTaps = 25;
@@ -79,4 +79,4 @@ namespace avx512 { template <typename T> const Kernels<T>& kernels(); }
 namespace avx2 { template <typename T> const Kernels<T>& kernels(); }
 namespace baseline { template <typename T> const Kernels<T>& kernels(); }
 
-}  // namespace hwnas::mixed_cell::cpu
+}  // namespace hwnas::nhwc

@@ -2,5 +2,5 @@
 #if defined(__x86_64__)
 #define HWNAS_ISA avx512
 #define HWNAS_VECTOR_BYTES 64
-#include "mixed_cell/kernels_cpu.inl"
+#include "nhwc/kernels_cpu.inl"
 #endif
