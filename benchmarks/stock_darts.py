@@ -52,9 +52,7 @@ class Zero(nn.Module):
 class MixedOp(nn.Module):
     def __init__(self, c: int, stride: int) -> None:
         super().__init__()
-        sep = [
-            nn.Sequential(*depthwise_pointwise(c, k, stride, 1), *depthwise_pointwise(c, k, 1, 1)) for k in (3, 5)
-        ]
+        sep = [nn.Sequential(*depthwise_pointwise(c, k, stride, 1), *depthwise_pointwise(c, k, 1, 1)) for k in (3, 5)]
         dil = [nn.Sequential(*depthwise_pointwise(c, k, stride, 2)) for k in (3, 5)]
         self.ops = nn.ModuleList([
             Zero(stride),
