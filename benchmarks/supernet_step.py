@@ -85,7 +85,7 @@ def captured(step: Step) -> Step:
     with torch.cuda.graph(graph):
         loss = step()
 
-    # The graph reads and writes the memory of its network and batch, so they must live as long as it does: `step` keeps them.
+    # The graph works in the memory of its network and batch; holding `step` keeps them as long as the graph.
     def replay(step: Step = step) -> Tensor:
         graph.replay()
         return loss

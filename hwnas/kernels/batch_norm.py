@@ -1,7 +1,8 @@
-"""Batch norm without affine, by the batch's own statistics (biased variance, eps 1e-5): what stands between search cells.
+"""Batch norm without affine, by the batch's own statistics (biased variance, eps 1e-5), as between search cells.
 
-Shapes: `x` is [N, C, ...] in float32 or bfloat16 for the CUDA kernel; other devices and types take the reference. Returns
-a contiguous tensor of x's shape and dtype. Nothing keeps running statistics: a supernet is evaluated with its batch's own.
+Shapes: `x` is [N, C, ...] in float32 or bfloat16 for the CUDA kernel; other devices and types take the reference.
+Returns a contiguous tensor of x's shape and dtype. Nothing keeps running statistics: a supernet is evaluated with its
+batch's own.
 """
 
 from __future__ import annotations
