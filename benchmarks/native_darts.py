@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.stock_darts import MixedCell, Network, channels_last, pack
+from benchmarks.stock_darts import MixedCell, Network, pack
+from hwnas.kernels.batch_norm import batch_norm
 from hwnas.kernels.mixed_cell import CONVS, DW_PER_CHANNEL, edges, mixed_cell, reduced_edges
 
 
@@ -22,6 +23,11 @@ class NativeCell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor, gates: Tensor) -> Tensor:
         return mixed_cell(s0, s1, gates, self.dw, self.pw, self.fr, self.nodes, self.reduction)
+
+
+class NativeBatchNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm(x)
 
 
 def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weight: weight) -> dict[str, Tensor]:
@@ -39,10 +45,14 @@ def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weig
 
 
 def native_network(stock: Network, build: Callable[[], Network]) -> Network:
-    """`build()`, a network of native cells, with the stock network's weights, in the layout that the kernel prefers."""
+    """`build()`, a network of native cells between native batch norms, with the stock network's weights."""
     native = build()
+    for block in native.preprocess.modules():
+        for name, child in block.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(block, name, NativeBatchNorm())
     values = packed(stock)
     with torch.no_grad():
         for name, parameter in native.named_parameters():
             parameter.copy_(values[name])
-    return channels_last(native)
+    return native

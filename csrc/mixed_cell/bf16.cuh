@@ -1,0 +1,256 @@
+// The two tensor core instructions that the bfloat16 kernels use, and how weights are laid out for them.
+//
+// A depthwise convolution is a matrix product too: for one channel and one kernel row, 16 output rows x 8 output columns are
+//   out[16 rows, 8] += x[16 rows, window of 16 columns] * band[16, 8],   band[k, n] = the weight that takes column k to output n
+// so a 5x5 convolution of 128 outputs is 5 products of 16 x 8 x 16. The band costs 12 zeros in 16, and still this is several
+// times cheaper than scalar multiply-adds, because operands come from shared memory by ldmatrix, 8 at a time and unconverted.
+#pragma once
+
+#include "mixed_cell/tile.cuh"
+
+namespace hwnas::mixed_cell::cuda {
+
+using bf16 = __nv_bfloat16;
+using bf162 = __nv_bfloat162;
+
+__device__ __forceinline__ unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+
+__device__ __forceinline__ void ldmatrix4(unsigned (&r)[4], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix4_trans(unsigned (&r)[4], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix2(unsigned (&r)[2], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(p)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix2_trans(unsigned (&r)[2], const bf16* p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(p)) : "memory");
+}
+// acc[16, 8] += a[16, 16] * b[16, 8]
+__device__ __forceinline__ void mma16(float (&acc)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// acc[16, 8] += a[16, 8] * b[8, 8]
+__device__ __forceinline__ void mma8(float (&acc)[4], const unsigned (&a)[2], unsigned b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+__device__ __forceinline__ unsigned pack(float a, float b) {
+    const bf162 v = __floats2bfloat162_rn(a, b);
+    return reinterpret_cast<const unsigned&>(v);
+}
+__device__ __forceinline__ float2 unpack(unsigned v) { return __bfloat1622float2(reinterpret_cast<const bf162&>(v)); }
+
+// Two neighbouring 16 x 8 accumulators to rows `first` and `first` + 8 of memory: lanes swap halves so that each stores 8 bytes
+// and a row's 32 bytes fill a sector. `columns` points at the pair's first column in the lane's row (lane / 4).
+__device__ __forceinline__ void store_pair(bf16* columns, std::int64_t eight_rows, const float (&a)[4], const float (&b)[4]) {
+    const int t = threadIdx.x % 4;
+    const bool odd = t % 2;
+    bf16* at = columns + (odd ? 8 + (t - 1) * 2 : t * 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const unsigned mine_a = pack(a[2 * half], a[2 * half + 1]), mine_b = pack(b[2 * half], b[2 * half + 1]);
+        const unsigned other = __shfl_xor_sync(0xffffffffu, odd ? mine_a : mine_b, 1);
+        *reinterpret_cast<uint2*>(at + half * eight_rows) = odd ? make_uint2(other, mine_b) : make_uint2(mine_a, other);
+    }
+}
+
+// The reverse: what store_pair would have stored, as packed pairs.
+__device__ __forceinline__ void load_pair(const bf16* columns, unsigned& a, unsigned& b) {
+    const int t = threadIdx.x % 4;
+    const bool odd = t % 2;
+    const uint2 v = __ldg(reinterpret_cast<const uint2*>(columns + (odd ? 8 + (t - 1) * 2 : t * 2)));
+    const unsigned other = __shfl_xor_sync(0xffffffffu, odd ? v.x : v.y, 1);
+    a = odd ? other : v.x;
+    b = odd ? v.y : other;
+}
+
+// Weights as fragments, in one buffer per launch of the cell:
+//   band forward  [edges, kTaps, c, kForwardWords]: 64 words of k 0..15 (two a lane), 32 of k 16..23 (stride 2)
+//   band backward [edges, kTaps, c, kBackwardWords]
+//   pointwise     [edges * kConvs + reduced edges, c / 16, c / 16, 32 lanes, 4], then the same transposed
+constexpr int kTaps = 3 + 3 + 5 + 5 + 3 + 5;  // kernel rows of an edge's convolutions
+constexpr int kForwardWords = 96, kBackwardWords = 64;
+__host__ __device__ constexpr int tap_offset(int conv) { return conv == 0 ? 0 : conv == 1 ? 3 : conv == 2 ? 6 : conv == 3 ? 11 : conv == 4 ? 16 : 19; }
+
+struct Bf16Weights {
+    unsigned *forward, *backward, *pointwise, *transposed;
+    std::int64_t words;
+    __host__ __device__ explicit Bf16Weights(const Plan<bf16>& p) {
+        const std::int64_t bands = std::int64_t{p.edges} * kTaps * p.c, products = matrices(p) * p.c * p.c / 2;
+        forward = static_cast<unsigned*>(p.fragments);
+        pointwise = forward + bands * kForwardWords;
+        transposed = pointwise + products;
+        backward = transposed + products;
+        words = bands * (kForwardWords + kBackwardWords) + 2 * products;
+    }
+    __host__ __device__ static std::int64_t matrices(const Plan<bf16>& p) { return p.edges * kConvs + (p.reduction ? 2 * p.nodes : 0); }
+    __device__ static std::int64_t matrix(const Plan<bf16>& p, int edge, int conv) {
+        return (conv == kFr ? p.edges * kConvs + p.reduced_index(edge) : edge * kConvs + conv) * (std::int64_t{p.c} * p.c / 2);
+    }
+};
+
+// A warp makes the bands of one kernel row and channel, or one 16 x 16 block of a pointwise matrix.
+// Grid: x over channels and blocks, y: kernel rows, then convolutions, then the factorized reduce; z: edges.
+static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16> p, bool backward) {
+    const Bf16Weights f(p);
+    const int lane = threadIdx.x % 32, item = blockIdx.x * kWarps + threadIdx.x / 32, edge = blockIdx.z;
+    if (blockIdx.y < kTaps) {
+        const int c = item, tap = blockIdx.y;
+        if (c >= p.c) return;
+        int conv = kConvs - 1;
+        while (tap < tap_offset(conv)) --conv;
+        const int size = kernel_of(conv), dil = dilation_of(conv), pad = pad_of(conv), stride = !is_second(conv) && p.strided(edge) ? 2 : 1;
+        const float* weights = p.dw_of(edge, conv) + (c * size + tap - tap_offset(conv)) * size;
+        const auto weight = [&](int distance) {
+            const int kw = dil == 2 ? distance / 2 : distance;
+            return distance >= 0 && (dil == 1 || distance % 2 == 0) && kw < size ? weights[kw] : 0.f;
+        };
+        const std::int64_t band = (std::int64_t{edge} * kTaps + tap) * p.c + c;
+        const int n = lane / 4;
+#pragma unroll
+        for (int r = 0; r < 3; ++r) {
+            const int k = lane % 4 * 2 + r * 8;
+            // forward: input column stride * w0 - 4 + k feeds output column w0 + n
+            const int at = k - 4 - stride * n + pad;
+            if (r < 2) f.forward[band * kForwardWords + lane * 2 + r] = pack(weight(at), weight(at + 1));
+            else if (stride == 2) f.forward[band * kForwardWords + 64 + lane] = pack(weight(at), weight(at + 1));
+            // backward: gradient column w0 / stride - 4 + k reaches input column w0 + n
+            const int back = n + pad + 4 * stride - stride * k;
+            if (r < 2 && backward) f.backward[band * kBackwardWords + lane * 2 + r] = pack(weight(back), weight(back - stride));
+        }
+    } else {
+        const int conv = blockIdx.y - kTaps, blocks = p.c / 16;
+        if (item >= blocks * blocks || (conv == kFr && !p.strided(edge))) return;
+        const float* weights = p.pw_of(edge, conv);
+        const std::int64_t at = Bf16Weights::matrix(p, edge, conv) + (item * 32 + lane) * 4;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            const int row = item / blocks * 16 + lane / 4 + r % 2 * 8, column = item % blocks * 16 + lane % 4 * 2 + r / 2 * 8;
+            f.pointwise[at + r] = pack(weights[row * p.c + column], weights[row * p.c + column + 1]);
+            if (backward) f.transposed[at + r] = pack(weights[column * p.c + row], weights[(column + 1) * p.c + row]);
+        }
+    }
+}
+
+// The depthwise part of a tile, a warp a channel. Bands come from L2, so a warp asks for the next channel's before it works.
+template <typename G>
+class Bf16Depthwiser {
+public:
+    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv)
+        : size_(kernel_of(conv)), dilation_(dilation_of(conv)),
+          bands_(f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords) {}
+    __device__ __forceinline__ void fetch(int c) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int t = 0; t < 5; ++t) {
+            if (t >= size_ || c >= G::C) continue;
+            const unsigned* words = bands_ + (t * G::C + c) * kForwardWords;
+            band_[t] = __ldg(reinterpret_cast<const uint2*>(words) + lane);
+            if (G::S == 2) tail_[t] = __ldg(words + 64 + lane);
+        }
+    }
+    // Channels [c0, c0 + CH) into d[c][pixel]; fetch(c0 + warp) came before.
+    __device__ __forceinline__ void run(const bf16* planes, int c0, bf16* d) {
+        const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_;
+#pragma unroll
+        for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
+            uint2 band[5];
+            unsigned tail[5];
+#pragma unroll
+            for (int t = 0; t < 5; ++t) band[t] = band_[t], tail[t] = tail_[t];
+            fetch(c0 + c + kWarps);  // of the next chunk's first channel after the last
+            const bf16* plane = planes + c * G::PLANE + (G::row(lane % 16) - pad) * G::PITCH;
+            float acc[G::NT][4] = {};
+#pragma unroll
+            for (int t = 0; t < 5; ++t) {
+                if (t >= size_) continue;
+                const bf16* at = plane + t * dilation_ * G::PITCH + lane / 16 * 8;
+                unsigned a[4];
+                if (G::S == 1) ldmatrix4(a, at);
+#pragma unroll
+                for (int nt = 0; nt < G::NT; ++nt) {
+                    if (G::S == 1) {  // neighbouring windows share 8 columns
+                        mma16(acc[nt], a, band[t].x, band[t].y);
+                        if (nt + 1 == G::NT) continue;
+                        unsigned next[2];
+                        ldmatrix2(next, at - lane / 16 * 8 + nt * 8 + 16);
+                        a[0] = a[2], a[1] = a[3], a[2] = next[0], a[3] = next[1];
+                    } else {
+                        unsigned last[2];
+                        ldmatrix4(a, at + nt * 16);
+                        ldmatrix2(last, at - lane / 16 * 8 + nt * 16 + 16);
+                        mma16(acc[nt], a, band[t].x, band[t].y);
+                        mma8(acc[nt], last, tail[t]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int nt = 0; nt < G::NT; ++nt) {
+                const int w = nt * 8 + lane % 4 * 2;
+                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4, w)) = pack(acc[nt][0], acc[nt][1]);
+                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[nt][2], acc[nt][3]);
+            }
+        }
+    }
+
+private:
+    int size_, dilation_;
+    const unsigned* bands_;
+    uint2 band_[5] = {};
+    unsigned tail_[5] = {};
+};
+
+// acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]
+template <typename G, int M, int K>
+__device__ __forceinline__ void pointwise_product(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {
+    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * (G::P / kWarps);
+#pragma unroll
+    for (int mt = 0; mt < M; ++mt)
+#pragma unroll
+        for (int nt = 0; nt < G::NW; ++nt)
+#pragma unroll
+            for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+#pragma unroll
+    for (int kt = 0; kt < K; ++kt) {
+        uint4 a[M];
+#pragma unroll
+        for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+#pragma unroll
+        for (int nt = 0; nt < G::NW; nt += 2) {
+            unsigned r[4];
+            ldmatrix4_trans(r, b + (kt * 16 + lane % 16) * G::DP + first + nt * 8 + lane / 16 * 8);
+#pragma unroll
+            for (int mt = 0; mt < M; ++mt) {
+                const unsigned w[4] = {a[mt].x, a[mt].y, a[mt].z, a[mt].w};
+                mma16(acc[mt][nt], w, r[0], r[1]);
+                mma16(acc[mt][nt + 1], w, r[2], r[3]);
+            }
+        }
+    }
+}
+
+// acc[16, columns] += a[16, kShare pixels] * b[columns, kShare pixels]^T
+template <typename G, int kShare, int kColumns>
+__device__ __forceinline__ void outer_product(const bf16* a, const bf16* b, float (&acc)[kColumns][4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < kShare; k += 16) {
+        unsigned rows[4];
+        ldmatrix4(rows, a + lane % 16 * G::DP + k + lane / 16 * 8);
+#pragma unroll
+        for (int nt = 0; nt < kColumns; nt += 2) {
+            unsigned columns[4];
+            ldmatrix4(columns, b + (nt * 8 + lane % 8 + lane / 16 * 8) * G::DP + k + lane / 8 % 2 * 8);
+            mma16(acc[nt], rows, columns[0], columns[1]);
+            mma16(acc[nt + 1], rows, columns[2], columns[3]);
+        }
+    }
+}
+
+}  // namespace hwnas::mixed_cell::cuda

@@ -1,0 +1,209 @@
+// bfloat16 gradients of the depthwise convolutions on tensor cores. A warp owns a channel and walks over tiles, so weight
+// gradients stay in its registers; warps share nothing.
+#pragma once
+
+#include "mixed_cell/bf16.cuh"
+
+namespace hwnas::mixed_cell::cuda {
+
+template <typename G, Depthwise kWhat>
+struct DepthwiseBackward {
+    static constexpr bool kInput = kWhat != Depthwise::kOneWeight, kWeight = kWhat != Depthwise::kStateInput;
+    static constexpr bool kAll = kWhat == Depthwise::kState || kWhat == Depthwise::kStateInput;
+    static constexpr int kCount = kAll ? 4 : 1, kTapsHeld = kAll ? 3 + 5 + 3 + 5 : 5;
+    static constexpr int kWarpsHere = 4, kThreadsHere = 32 * kWarpsHere;
+    // Gradient planes have 8 columns left of the first (aligned for ldmatrix); a row's right border is the next row's left one.
+    static constexpr int kPart = G::kPacked ? 16 : 24, DROWS = G::kPacked ? 2 * kPart : kPart, DPITCH = G::OW + 8, DPLANE = DROWS * DPITCH + 8;
+    static constexpr int kInputTiles = G::S * G::S * G::NT;  // 16 x 8 blocks of the input's gradient
+    static constexpr int kWeightRows = G::S;                 // 16-column blocks of the window
+    static constexpr int kWarpElements = (G::PLANE + kCount * DPLANE + 7) / 8 * 8;
+    static constexpr int kBytes = kWarpsHere * kWarpElements * 2;
+    static_assert(kWarpElements * 2 >= kWeightRows * 16 * 8 * 4, "the weight gradients' sums reuse the planes");
+
+    __device__ static int conv_of(int q, int kind) { return !kAll ? kind : q == 0 ? kSep3First : q == 1 ? kSep5First : q == 2 ? kDil3 : kDil5; }
+    static constexpr int size_of(int q) { return !kAll || q % 2 ? 5 : 3; }
+    static constexpr int first_tap(int q) { return q == 0 ? 0 : q == 1 ? 3 : q == 2 ? 8 : 11; }
+    __device__ static int drow(int m) { return G::kPacked ? m / 8 * kPart + m % 8 + 4 : m + 4; }
+};
+
+template <typename D, typename G>
+__device__ __forceinline__ void load_gradient(const Plan<bf16>& p, const bf16* dd, int tile, bf16* plane) {
+    constexpr int kVectors = G::OW / 8;
+    const int strips = G::kPacked ? 1 : p.oh / 16, lane = threadIdx.x % 32;
+    constexpr int kTotal = D::DROWS * kVectors, kEach = (kTotal + 31) / 32;
+    uint4 words[kEach];
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) {
+        const int i = lane + 32 * k, v = i % kVectors, row = i / kVectors;
+        const int n = G::kPacked ? tile * 2 + row / D::kPart : tile / strips;
+        const int y = G::kPacked ? row % D::kPart - 4 : tile % strips * 16 + row - 4;
+        words[k] = make_uint4(0, 0, 0, 0);
+        if (i < kTotal && y >= 0 && y < p.oh && n < p.n) words[k] = __ldg(reinterpret_cast<const uint4*>(dd + std::int64_t{n} * G::C * p.plane() + y * G::OW) + v);
+    }
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) {
+        const int i = lane + 32 * k;
+        if (i < kTotal) *reinterpret_cast<uint4*>(plane + i / kVectors * D::DPITCH + 8 + i % kVectors * 8) = words[k];
+    }
+}
+
+// Grid: groups x channels / 4 x jobs. Kinds: the Conv for kOneWeight and kSecond, else unused.
+template <typename G, Depthwise kWhat>
+__global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depthwise_backward_mma_kernel(Plan<bf16> p, Jobs jobs) {
+    using D = DepthwiseBackward<G, kWhat>;
+    extern __shared__ __align__(16) unsigned char shared[];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * D::kWarpsHere + warp;
+    const int edge = jobs.edge[blockIdx.z], kind = D::kAll ? int{kSep3First} : jobs.kind[blockIdx.z];
+    bf16* plane = reinterpret_cast<bf16*>(shared) + warp * D::kWarpElements;
+    bf16* gradients = plane + G::PLANE;
+    const Bf16Weights f(p);
+    const ConvInput<bf16> in(p, edge, kind);
+    clear_sides<G>(1, plane, lane, 32);
+    for (int q = 0; q < D::kCount; ++q)
+        for (int row = lane; row <= D::DROWS; row += 32) *reinterpret_cast<uint4*>(gradients + q * D::DPLANE + row * D::DPITCH) = make_uint4(0, 0, 0, 0);
+
+    uint2 band[D::kTapsHeld] = {};
+    if (D::kInput) {
+#pragma unroll
+        for (int q = 0; q < D::kCount; ++q) {
+            const int conv = D::conv_of(q, kind);
+#pragma unroll
+            for (int t = 0; t < D::size_of(q); ++t)
+                if (D::kAll || t < kernel_of(conv))
+                    band[D::first_tap(q) + t] =
+                        __ldg(reinterpret_cast<const uint2*>(f.backward + ((std::int64_t{edge} * kTaps + tap_offset(conv) + t) * G::C + c) * kBackwardWords) + lane);
+        }
+    }
+    float dw[D::kWeight ? D::kTapsHeld : 1][D::kWeightRows][4] = {};
+    float sum_u = 0, sum_uz = 0;
+    const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        __syncwarp();
+        if (kWhat != Depthwise::kStateInput) load_planes<G, 1, 32>(p, in.x, in.norm, c, tile, plane);
+#pragma unroll
+        for (int q = 0; q < D::kCount; ++q)
+            load_gradient<D, G>(p, p.dd_of(edge, D::conv_of(q, kind)) + std::int64_t{c} * p.plane(), tile, gradients + q * D::DPLANE);
+        __syncwarp();
+        float dx[D::kInput ? D::kInputTiles : 1][4] = {};
+#pragma unroll
+        for (int q = 0; q < D::kCount; ++q) {
+            const int conv = D::conv_of(q, kind), dil = dilation_of(conv), pad = pad_of(conv);
+            const bf16* gradient = gradients + q * D::DPLANE;
+            unsigned own[G::NT][2];  // the tile's gradient, [rows, 8 columns]
+#pragma unroll
+            for (int nt = 0; D::kWeight && nt < G::NT; ++nt) ldmatrix2_trans(own[nt], gradient + D::drow(lane % 16) * D::DPITCH + 8 + nt * 8);
+#pragma unroll
+            for (int t = 0; t < D::size_of(q); ++t) {
+                if (!D::kAll && t >= kernel_of(conv)) continue;
+                const int tap = D::first_tap(q) + t;
+                if (D::kInput) {
+                    // Input row S * m + parity takes kernel row t from gradient row m + shift.
+#pragma unroll
+                    for (int parity = 0; parity < G::S; ++parity) {
+                        const int twice = parity + pad - t * dil;
+                        if (G::S == 2 && twice % 2 != 0) continue;
+                        const int shift = twice / G::S;
+                        const bf16* top = gradient + (D::drow(lane / 4) + shift) * D::DPITCH + lane % 4 * 2 + 4;
+                        const bf16* bottom = gradient + (D::drow(lane / 4 + 8) + shift) * D::DPITCH + lane % 4 * 2 + 4;
+                        const auto pair = [](const bf16* at) { return *reinterpret_cast<const unsigned*>(at); };
+                        unsigned a[4] = {pair(top), pair(bottom), pair(top + 8), pair(bottom + 8)};
+#pragma unroll
+                        for (int nt = 0; nt < G::S * G::NT; ++nt) {
+                            const int column = nt * 8 / G::S;  // the window starts 4 columns before it
+                            if (G::S == 1 && nt > 0) {         // and shares 8 of them with the one before
+                                a[0] = a[2], a[1] = a[3], a[2] = pair(top + column + 8), a[3] = pair(bottom + column + 8);
+                            } else if (G::S == 2) {
+                                a[0] = pair(top + column), a[1] = pair(bottom + column), a[2] = pair(top + column + 8), a[3] = pair(bottom + column + 8);
+                            }
+                            mma16(dx[parity * G::S * G::NT + nt], a, band[tap].x, band[tap].y);
+                        }
+                    }
+                }
+                if (D::kWeight) {
+                    // [window columns, 8 output columns], summed over the tile's 16 rows; the weights' gradients lie on its diagonals.
+                    const bf16* at = plane + (G::row(lane % 8 + lane / 16 * 8) + t * dil - pad) * G::PITCH + lane / 8 % 2 * 8;
+                    unsigned a[4];
+                    if (G::S == 1) ldmatrix4_trans(a, at);
+#pragma unroll
+                    for (int nt = 0; nt < G::NT; ++nt) {
+                        if (G::S == 1) {
+                            mma16(dw[tap][0], a, own[nt][0], own[nt][1]);
+                            if (nt + 1 == G::NT) continue;
+                            unsigned next[2];  // columns that the next window adds: rows 0..7, 8..15
+                            ldmatrix2_trans(next, plane + (G::row(lane % 16) + t * dil - pad) * G::PITCH + nt * 8 + 16);
+                            a[0] = a[1], a[2] = a[3], a[1] = next[0], a[3] = next[1];
+                        } else {
+#pragma unroll
+                            for (int block = 0; block < D::kWeightRows; ++block) {
+                                ldmatrix4_trans(a, at + nt * 16 + block * 16);
+                                mma16(dw[tap][block], a, own[nt][0], own[nt][1]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if (!D::kInput) continue;
+        // Rows lane / 4 and lane / 4 + 8 of the tile; a pair of column blocks at a time where there are two.
+        bf16* out = D::kAll ? p.dx_of(edge) : p.h1_of(edge, kind);
+        const std::int64_t input_plane = p.plane() * G::S * G::S;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int m = lane / 4 + half * 8;
+            const int n = G::kPacked ? tile * 2 + half : tile / strips;
+            if (n >= p.n) continue;
+#pragma unroll
+            for (int parity = 0; parity < G::S; ++parity) {
+                const int y = (G::kPacked ? m % 8 : tile % strips * 16 + m) * G::S + parity;
+                bf16* to = out + (std::int64_t{n} * G::C + c) * input_plane + y * G::IW + lane % 4 * 2;
+#pragma unroll
+                for (int nt = 0; nt < G::S * G::NT; ++nt) {
+                    const float* v = dx[D::kInput ? parity * G::S * G::NT + nt : 0] + 2 * half;
+                    unsigned word = pack(v[0], v[1]);
+                    if (!D::kAll) {  // back through the ReLU, whose output is at hand
+                        const float2 z = unpack(*reinterpret_cast<const unsigned*>(plane + G::row(m) * G::PITCH + 4 + nt * 8 + lane % 4 * 2));
+                        float2 u = unpack(word);
+                        u.x = z.x > 0 ? u.x : 0;
+                        u.y = z.y > 0 ? u.y : 0;
+                        word = pack(u.x, u.y);
+                        sum_u += u.x + u.y;
+                        sum_uz += u.x * z.x + u.y * z.y;
+                    }
+                    *reinterpret_cast<unsigned*>(to + nt * 8) = word;
+                }
+            }
+        }
+    }
+    if (kWhat == Depthwise::kSecond) {
+        sum_u = warp_sum(sum_u);
+        sum_uz = warp_sum(sum_uz);
+        if (lane == 0) p.partial[(std::int64_t{blockIdx.z} * G::C + c) * gridDim.x + blockIdx.x] = {sum_u, sum_uz};
+    }
+    if (!D::kWeight) return;
+    float* block = reinterpret_cast<float*>(plane);
+    float* share = p.ddw_partial + (std::int64_t{blockIdx.x} * p.edges + edge) * kDwPerChannel * G::C;
+#pragma unroll
+    for (int q = 0; q < D::kCount; ++q) {
+        const int conv = D::conv_of(q, kind), dil = dilation_of(conv), pad = pad_of(conv), size = kernel_of(conv);
+#pragma unroll
+        for (int t = 0; t < D::size_of(q); ++t) {
+            if (t >= size) continue;
+            __syncwarp();
+#pragma unroll
+            for (int k = 0; k < D::kWeightRows; ++k) {
+                const float* v = dw[D::kWeight ? D::first_tap(q) + t : 0][k];
+                float* at = block + (k * 16 + lane / 4) * 8 + lane % 4 * 2;
+                *reinterpret_cast<float2*>(at) = make_float2(v[0], v[1]);
+                *reinterpret_cast<float2*>(at + 64) = make_float2(v[2], v[3]);
+            }
+            __syncwarp();
+            if (lane < size) {
+                float sum = 0;
+                for (int n = 0; n < 8; ++n) sum += block[(4 + G::S * n - pad + lane * dil) * 8 + n];
+                share[dw_offset(conv) * G::C + (c * size + t) * size + lane] = sum;
+            }
+        }
+    }
+}
+
+}  // namespace hwnas::mixed_cell::cuda

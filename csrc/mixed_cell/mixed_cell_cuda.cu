@@ -1,0 +1,223 @@
+// The mixed cell on CUDA: launches the stages in order of readiness. Edges that leave one state are ready together forward,
+// edges that enter one node are ready together backward.
+#include <vector>
+
+#include "mixed_cell/stages.cuh"
+
+namespace hwnas::mixed_cell {
+namespace cuda {
+namespace {
+
+// The caller's stream and a few more, so that edges off the critical path run beside it: most launches are too small to fill
+// the machine alone. Each host thread has its own per device, because events are recorded and waited for in turn.
+class Lanes {
+public:
+    static Status open(cudaStream_t stream, Lanes& lanes) {
+        constexpr int kDevices = 64;
+        static thread_local Resources resources[kDevices];
+        int device = 0;
+        HWNAS_CUDA_TRY(cudaGetDevice(&device));
+        if (device >= kDevices) return {"the mixed cell knows 64 devices"};
+        Resources& r = resources[device];
+        for (int k = 1; k < kLanes; ++k)
+            if (!r.stream[k]) HWNAS_CUDA_TRY(cudaStreamCreateWithFlags(&r.stream[k], cudaStreamNonBlocking));
+        for (cudaEvent_t& event : r.event)
+            if (!event) HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+        lanes.resources_ = &r;
+        lanes.main_ = stream;
+        return {};
+    }
+    cudaStream_t stream(int lane) const { return lane == 0 ? main_ : resources_->stream[lane]; }
+    // What `to` does next comes after what `from` has been given so far.
+    Status order(int from, int to) {
+        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], stream(from)));
+        HWNAS_CUDA_TRY(cudaStreamWaitEvent(stream(to), resources_->event[from], 0));
+        return {};
+    }
+
+private:
+    struct Resources {
+        cudaStream_t stream[kLanes] = {};
+        cudaEvent_t event[kLanes] = {};
+    };
+    Resources* resources_ = nullptr;
+    cudaStream_t main_ = nullptr;
+};
+
+// Both halves of all convolutions of some edges, with their statistics.
+template <typename T>
+Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int count) {
+    Jobs first[2], reduces, second;  // first[strided]
+    for (int k = 0; k < count; ++k) {
+        const int edge = edges[k];
+        for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[p.strided(edge)].add(edge, conv);
+        for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+        if (p.strided(edge)) reduces.add(edge, kFr);
+    }
+    for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided));
+    HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
+    HWNAS_TRY(stages.template finish_sums<false>());
+    HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
+    return stages.template finish_sums<false>();
+}
+
+// Everything that the gradient of `node` causes in its edges from the states [from, to), all of one stride.
+template <typename T>
+Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, int to) {
+    if (from >= to) return {};
+    Jobs edges, second, dilated, separable, convs, reduces;
+    const bool strided = p.strided(node * (node + 3) / 2 + from);
+    for (int j = from; j < to; ++j) {
+        const int edge = node * (node + 3) / 2 + j;
+        edges.add(edge, kSep3First);
+        for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
+        for (int conv : {kDil5, kDil3}) dilated.add(edge, conv);
+        for (int conv : {kSep5First, kSep3First}) separable.add(edge, conv);
+        for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) convs.add(edge, conv);
+        if (strided) reduces.add(edge, kFr);
+    }
+    HWNAS_TRY(stages.gradient_sums(edges));
+    Jobs ready = second;  // what is ready together goes into one launch, unless strides differ
+    for (int k = 0; !strided && k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
+    HWNAS_TRY(stages.convolve(ready, ConvSums::kGradient, false));
+    if (strided) HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, true));
+    HWNAS_TRY(stages.template finish_sums<true>());
+    HWNAS_TRY(stages.pointwise_backward(ready, false));
+    if (strided) {
+        HWNAS_TRY(stages.pointwise_backward(reduces, true));
+        HWNAS_TRY(stages.pointwise_backward(dilated, true));
+    }
+    HWNAS_TRY(stages.depthwise_second_backward(second));
+    HWNAS_TRY(stages.template finish_sums<true>());
+    HWNAS_TRY(stages.pointwise_backward(separable, strided));
+    return stages.depthwise_state_backward(convs, edges, strided);
+}
+
+template <typename T>
+Status forward(const Forward& f, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(f.shape);
+    bind_inputs(p, f.in);
+    p.y = static_cast<T*>(f.y);
+    lay_out_saved(p, f.saved);
+    lay_out_forward(p, f.scratch);
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    std::vector<Stages<T>> stages;
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
+    HWNAS_TRY(lanes.order(0, 1));  // weights beside the pools
+    HWNAS_TRY(stages[1].prepare(false));
+    Jobs inputs;
+    for (int j = 0; j < 2; ++j) inputs.add(j, 0);
+    HWNAS_TRY(stages[0].pools(inputs));
+    for (int lane = 0; lane < kLanes; ++lane)
+        if (lane != 1) HWNAS_TRY(lanes.order(1, lane));
+    // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
+    int edges[kMaxEdges], count = 0;
+    for (int lane = 0; lane < std::min(p.nodes, kLanes); ++lane) {
+        count = 0;
+        for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
+            for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
+        HWNAS_TRY(convolve_edges(stages[lane], p, edges, count));
+    }
+    for (int node = 0; node < p.nodes; ++node) {
+        if (node > 0) {  // edges that leave the node before
+            const int j = node + 1;
+            Jobs states;
+            states.add(j, 0);
+            count = 0;
+            for (int i = node; i < p.nodes; ++i) edges[count++] = i * (i + 3) / 2 + j;
+            HWNAS_TRY(stages[0].pools(states));
+            HWNAS_TRY(convolve_edges(stages[0], p, edges, count));
+            if (node < kLanes) HWNAS_TRY(lanes.order(node, 0));
+        }
+        HWNAS_TRY(stages[0].blend(node));
+    }
+    for (int lane = p.nodes; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(lane, 0));  // unused, but forked
+    return {};
+}
+
+template <typename T>
+Status backward(const Backward& b, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(b.shape);
+    bind_inputs(p, b.in);
+    p.y = const_cast<T*>(static_cast<const T*>(b.y));  // only read
+    p.dy = static_cast<const T*>(b.dy);
+    p.ds[0] = static_cast<T*>(b.ds0);
+    p.ds[1] = static_cast<T*>(b.ds1);
+    lay_out_saved(p, const_cast<void*>(b.saved));
+    lay_out_backward(p, b.scratch);
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    std::vector<Stages<T>> stages;
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
+    HWNAS_TRY(lanes.order(0, 1));  // weights beside the first gather
+    HWNAS_TRY(stages[1].prepare(true));
+    for (int node = p.nodes - 1; node >= 0; --node) {
+        HWNAS_TRY(stages[0].gather(node + 2, 1));
+        if (node == p.nodes - 1) HWNAS_TRY(lanes.order(1, 0));
+        // Only edges from other nodes are on the way to the next node's gradient; those from s0 and s1 go beside.
+        const int lane = Plan<T>::lane_of(node);
+        if (lane != 0) HWNAS_TRY(lanes.order(0, lane));
+        HWNAS_TRY(edges_backward(stages[lane], p, node, 0, 2));
+        HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));
+    }
+    for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
+    HWNAS_TRY(stages[0].gather(0, 2));
+    return stages[0].weight_gradients(b);
+}
+
+template <typename F>
+auto dispatch(Type type, F f) {
+    switch (type) {
+        case Type::kFloat64: return f(double{});
+        case Type::kBFloat16: return f(__nv_bfloat16{});
+        default: return f(float{});
+    }
+}
+
+Status check(const Shape& s) {
+    if (s.nodes < 1 || s.nodes > kMaxNodes) return {"the mixed cell takes 1 to 8 nodes"};
+    if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return {"the mixed cell needs at least one image, channel and pixel"};
+    if (s.n * s.h * s.w > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 pixels"};
+    if (s.n * s.c > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 planes"};
+    if (s.c > 65535) return {"the mixed cell takes at most 65535 channels"};
+    return {};
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::int64_t saved_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_saved(p, nullptr);
+    });
+}
+
+std::int64_t forward_scratch_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_forward(p, nullptr);
+    });
+}
+
+std::int64_t backward_scratch_bytes_cuda(const Shape& shape) {
+    return cuda::dispatch(shape.type, [&](auto t) {
+        auto p = cuda::make_plan<decltype(t)>(shape);
+        return cuda::lay_out_backward(p, nullptr);
+    });
+}
+
+Status forward_cuda(const Forward& p, void* stream) {
+    const Status status = cuda::check(p.shape);
+    if (!status) return status;
+    return cuda::dispatch(p.shape.type, [&](auto t) { return cuda::forward<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
+}
+
+Status backward_cuda(const Backward& p, void* stream) {
+    const Status status = cuda::check(p.shape);
+    if (!status) return status;
+    return cuda::dispatch(p.shape.type, [&](auto t) { return cuda::backward<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
+}
+
+}  // namespace hwnas::mixed_cell

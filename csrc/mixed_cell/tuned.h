@@ -1,0 +1,48 @@
+// Tuned kernels for the shapes of the DARTS search network. Each launcher says through `covers` whether it takes a shape; the
+// stages fall back to the general kernels where it does not.
+#pragma once
+
+#include "mixed_cell/plan.cuh"
+
+namespace hwnas::mixed_cell::cuda {
+
+template <typename T>
+struct Tuned {  // no tuned kernels
+    static bool covers(const Plan<T>&, bool) { return false; }
+    static std::int64_t fragment_bytes(const Plan<T>&) { return 0; }
+    static Status prepare(const Plan<T>&, bool, cudaStream_t) { return {}; }
+    static Status convolve(const Plan<T>&, const Jobs&, ConvSums, bool, cudaStream_t, int*) { return {}; }
+    static Status pointwise_backward(const Plan<T>&, const Jobs&, bool, cudaStream_t) { return {}; }
+    static Status depthwise_state_backward(const Plan<T>&, const Jobs&, const Jobs&, bool, cudaStream_t) { return {}; }
+    static Status depthwise_second_backward(const Plan<T>&, const Jobs&, cudaStream_t, int*) { return {}; }
+};
+
+// `strided`: whether the jobs' convolutions have stride 2 (all of a launch have, or none). `tiles`: how many per-block sums a
+// job and channel wrote.
+template <>
+struct Tuned<__nv_bfloat16> {
+    using P = Plan<__nv_bfloat16>;
+    static bool covers(const P& p, bool strided);
+    static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
+    static Status prepare(const P& p, bool with_backward, cudaStream_t stream);
+    static Status convolve(const P& p, const Jobs& jobs, ConvSums what, bool strided, cudaStream_t stream, int* tiles);
+    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, cudaStream_t stream);
+    // `convs`: jobs (edge, conv) of all convolutions that read a state; `edges`: each edge once.
+    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, cudaStream_t stream);
+    static Status depthwise_second_backward(const P& p, const Jobs& jobs, cudaStream_t stream, int* tiles);
+};
+
+template <>
+struct Tuned<float> {
+    using P = Plan<float>;
+    static bool covers(const P& p, bool strided);
+    static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
+    static Status prepare(const P& p, bool with_backward, cudaStream_t stream);
+    static Status convolve(const P& p, const Jobs& jobs, ConvSums what, bool strided, cudaStream_t stream, int* tiles);
+    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, cudaStream_t stream);
+    // `convs`: jobs (edge, conv) of all convolutions that read a state; `edges`: each edge once.
+    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, cudaStream_t stream);
+    static Status depthwise_second_backward(const P& p, const Jobs& jobs, cudaStream_t stream, int* tiles);
+};
+
+}  // namespace hwnas::mixed_cell::cuda
