@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
 
-from hwnas.compile import compile_network, read_weights
+from hwnas.compile import compile_network
 from hwnas.data import Dataset, load_data
+from hwnas.errors import UserError
 from hwnas.ir.arch import Arch
 from hwnas.latency.device import load_device
 from hwnas.latency.measure import Measurement, measure
@@ -90,7 +92,7 @@ def baselines(arguments: argparse.Namespace, winner: bytes, tell: Watch) -> tupl
     device = load_device(arguments.device)
     archs = scaled_by_hand(arguments.space, dataset)
     models = [to_onnx(arch, init_weights(arch)).SerializeToString() for arch in archs.values()]
-    rough = measure([winner, *models], device, seconds=10).models
+    rough = measure([winner, *models], device, seconds=5).models
     latencies = dict(zip(archs, (m.latency_ms for m in rough[1:]), strict=True))
     chosen = bracket(latencies, rough[0].latency_ms)
     trained = []
@@ -103,7 +105,7 @@ def baselines(arguments: argparse.Namespace, winner: bytes, tell: Watch) -> tupl
         )  # fmt: skip
         trained.append(network)
     models = [to_onnx(network.arch, network.weights()).SerializeToString() for network in trained]
-    final = measure([winner, *models], device, seconds=20, min_rounds=30).models
+    final = measure([winner, *models], device, seconds=10, min_rounds=30).models
     entries = []
     for multiplier, network, found in zip(chosen, trained, final[1:], strict=True):
         test = evaluate(network, dataset.test.split)
@@ -111,7 +113,8 @@ def baselines(arguments: argparse.Namespace, winner: bytes, tell: Watch) -> tupl
     return final[0], entries
 
 
-def main() -> None:
+def main() -> int:
+    """0 if the winner keeps the budget, 1 if not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default=SPACE)
     parser.add_argument("--data", default="digits")
@@ -120,9 +123,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--budget", default="0.05ms")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--evaluations", type=int, default=200)
-    parser.add_argument("--supernet-epochs", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--evaluations", type=int, default=150)
+    parser.add_argument("--supernet-epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", type=Path, help="folder of the device's profile")
     arguments = parser.parse_args()
@@ -134,7 +137,6 @@ def main() -> None:
             size=arguments.size, limit=arguments.limit, profile=arguments.profile, resume=True, watch=tell,
         )  # fmt: skip
         folder = RunFolder(arguments.out)
-        read_weights(folder.weights)  # what is in the folder can be read back
         measured, rows = baselines(arguments, folder.model.read_bytes(), tell)
     winner = Entry("winner", read_arch(folder.arch.read_text()), measured, report.test.accuracy, report.test.macro_f1)
     for text in report_lines(report):
@@ -172,7 +174,11 @@ def main() -> None:
     write_file(arguments.out / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in report.seconds.items())
     console.print(f"wall time: {seconds}\nmodel: {folder.model}", highlight=False)
+    return 0 if report.succeeded else 1
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

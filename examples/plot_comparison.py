@@ -29,7 +29,7 @@ def main(source: Path, target: Path) -> None:
             row["network"], (row["latency_ms"], 100 * row["accuracy"]), (4, -12), textcoords="offset points", fontsize=8
         )
     axes.plot(winner["latency_ms"], 100 * winner["accuracy"], "*", markersize=15, color="tab:red", label="found by hwnas")
-    if "budget_ms" in values:
+    if values.get("budget_ms") is not None:
         axes.axvline(values["budget_ms"], linestyle="--", color="tab:blue", linewidth=1, label="budget")
     axes.set(xlabel="measured latency, ms", ylabel="test accuracy, %", title=values.get("title", ""))
     axes.margins(0.15)

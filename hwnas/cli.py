@@ -84,7 +84,7 @@ def profile(
 ) -> None:
     """Measures every distinct placed op of a space with ONNX Runtime. Interrupted, it continues with the same command."""
     from hwnas.latency.device import FOLDER, load_device
-    from hwnas.latency.predictor import make_predictor
+    from hwnas.latency.predictor import check_predictable, make_predictor
     from hwnas.latency.profile import Profile, profile_space, retest_error
     from hwnas.placements import placed_ops
     from hwnas.plugins import known
@@ -94,6 +94,7 @@ def profile(
 
     target = load_device(device)
     where = make_space(space, classes=classes, **({"input": _dims(input)} if input else {}))
+    check_predictable(where)
     found = Profile.open((out or FOLDER / target.name) / "profile.jsonl", target)
     with watch(err_console) as tell:
         profile_space(
@@ -112,7 +113,9 @@ def profile(
         (n, f"{e.mape:.1%}", f"{e.within_10_percent:.0%}", "" if e.spearman is None else f"{e.spearman:.3f}")
         for n, e in errors.items()
     ]
-    title = f"Predictors on {networks} networks, each left out once; retest error {retest or float('nan'):.1%}"
+    counted = max(e.networks for e in errors.values())
+    again = "none" if retest is None else f"{retest:.1%}"
+    title = f"Predictors on {counted} networks, each left out once; retest error {again}"
     out_console.print(table(title, ("predictor", "mean error", "within 10 %", "rank correlation"), rows))
     out_console.print(f"profile: {found.path}", highlight=False)
 
@@ -173,16 +176,16 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Writes a finished run's network as ONNX, from its arch and weights."""
-    from hwnas.compile import read_weights
-    from hwnas.lower.onnx import to_onnx
+    from hwnas.lower.onnx import read_metadata, to_onnx
     from hwnas.ops import read_arch
-    from hwnas.report.run import RunFolder, read_text
+    from hwnas.report.run import RunFolder, read_text, read_weights
     from hwnas.storage import write_file
 
     _import(plugin)
     folder = RunFolder(run)
     report = folder.read_report()
-    model = to_onnx(read_arch(read_text(folder.arch)), read_weights(folder.weights), batch=batch)
+    metadata = read_metadata(_read(folder.model))
+    model = to_onnx(read_arch(read_text(folder.arch)), read_weights(folder.weights), metadata, batch=batch)
     data = model.SerializeToString()
     write_file(output, data)
     if as_json:

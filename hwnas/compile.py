@@ -5,19 +5,16 @@ The wiring of the rooms, and nothing else. Every phase leaves a file in the run 
 
 from __future__ import annotations
 
-import platform
+import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from hwnas.data import Dataset, load_data
@@ -27,20 +24,21 @@ from hwnas.ir.simplify import simplify
 from hwnas.ir.text import print_arch
 from hwnas.latency.device import FOLDER, Device, load_device
 from hwnas.latency.measure import Measurement, measure
-from hwnas.latency.predictor import LatencyPredictor, make_predictor
+from hwnas.latency.predictor import LatencyPredictor, check_predictable, make_predictor
 from hwnas.latency.profile import Profile, profile_space, retest_error
-from hwnas.latency.session import Session, fingerprint
+from hwnas.latency.session import fingerprint
+from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.torch import ArchModule, to_torch
-from hwnas.lower.weights import Weights
 from hwnas.plugins import load as load_plugin
 from hwnas.plugins import parse_call
 from hwnas.report.progress import Watch, silent
-from hwnas.report.run import Attempt, Config, Predicted, Quality, Report, RunFolder
+from hwnas.report.run import Attempt, Config, Input, Predicted, Quality, Report, RunFolder, Tradeoff, versions
 from hwnas.search.admission import Admission, smallest
 from hwnas.search.budget import LATENCY, Budget, describe
 from hwnas.search.loop import Candidate, run_search
+from hwnas.search.pareto import pareto_front
 from hwnas.search.strategy import Score, make_strategy
 from hwnas.space import Genotype, Space
 from hwnas.spaces import make_space
@@ -48,11 +46,10 @@ from hwnas.storage import Journal, write_file
 from hwnas.supernet.derive import derive
 from hwnas.supernet.evaluate import Evaluation, evaluate, recalibrate
 from hwnas.supernet.supernet import Supernet
-from hwnas.supernet.train import Recipe, Sampler, train_network, train_supernet
+from hwnas.supernet.train import Recipe, Sampler, Trained, train_network, train_supernet
 
 FINALISTS = 8  # measured together; three such groups at the most
 GROUPS = 3
-ONNX_TOLERANCE = 1e-4
 MEASURE_SECONDS = 20.0
 
 
@@ -98,7 +95,7 @@ def compile_network(
         ("latency.predictors", predictor, "latency predictor"),
     ):
         load_plugin(f"hwnas.{package}", parse_call(plugin, kind)[0], kind)
-    dataset = load_data(data, seed=seed, size=size, limit=limit)
+    dataset = load_data(data, seed=seed, size=size, limit=limit, progress=lambda done, total: watch("data", done, total, ""))
     where = make_space(space, input=dataset.input, classes=len(dataset.classes))
     if where.input.dims != tuple(dataset.input):
         raise UserError("the space's input must be the data's", got=f"{where.input.dims} and {tuple(dataset.input)}")
@@ -108,7 +105,8 @@ def compile_network(
             "the space's classes must be the data's", got=f"{outputs.specs[outputs.output].dims[0]} and {len(dataset.classes)}"
         )
     config = Config(
-        space=space, space_fingerprint=where.fingerprint, data=data, size=size, limit=limit, device=device,
+        space=space, space_fingerprint=where.fingerprint, data=data, data_fingerprint=_data_fingerprint(dataset), size=size,
+        limit=limit, device=device,
         budget=dict(limits.limits), strategy=strategy, predictor=predictor, evaluations=evaluations,
         supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, seed=seed,
     )  # fmt: skip
@@ -117,7 +115,19 @@ def compile_network(
     if folder.report.exists():
         return folder.read_report()
     profile_path = (Path(profile) if profile else FOLDER / target.name) / "profile.jsonl"
-    return _Run(config, folder, limits, target, dataset, where, profile_path, watch).report()
+    return _Run(config, folder, limits, target, dataset, where, profile_path, resume, watch).report()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A finalist after training. `difference`: of its exported model from torch."""
+
+    attempt: Attempt
+    network: ArchModule
+    trained: Trained
+    model: bytes
+    difference: float
+    measurement: Measurement
 
 
 class _Run:
@@ -132,17 +142,19 @@ class _Run:
         dataset: Dataset,
         space: Space,
         profile_path: Path,
+        resume: bool,
         watch: Watch,
     ) -> None:
         self.config, self.folder, self.budget, self.device = config, folder, budget, device
-        self.dataset, self.space, self.profile_path, self.watch = dataset, space, profile_path, watch
-        self.seconds: dict[str, float] = {}
+        self.dataset, self.space, self.profile_path, self.resume, self.watch = dataset, space, profile_path, resume, watch
+        self._seconds: list[dict[str, object]] = []  # of phases that ended and are not written down yet
         self.predictor: LatencyPredictor | None = None
         self.profile: Profile | None = None
         self._metrics: dict[Genotype, dict[str, float]] = {}
 
     def report(self) -> Report:
         if LATENCY in self.budget.limits:
+            check_predictable(self.space)
             with self._phase("profile"):
                 self.profile = self._profile()
                 self.predictor = make_predictor(self.config.predictor, self.profile, self.space)
@@ -156,27 +168,33 @@ class _Run:
         with self._phase("search"):
             history = _journal(self.folder.history, {"format": "hwnas history 1", "seed": self.config.seed})
             candidates = run_search(
-                strategy, self._evaluator(supernet), history, self.config.evaluations,
+                strategy, self._evaluator(supernet, history), history, self.config.evaluations,
                 lambda c, done: self.watch("search", done, self.config.evaluations, f"accuracy {c.score.accuracy:.3f}"),
             )  # fmt: skip
         with self._phase("finalists"):
             finalists = self._measure_finalists(supernet, candidates)
         within = [f for f in finalists if f.exceeds_by == 0] or sorted(finalists, key=lambda f: f.exceeds_by)[:1]
-        report: Report | None = None
+        best: _Trained | None = None
         for attempt in within:
             # A finalist on the edge of the budget can fall over it when measured again, trained; then the next one is taken.
-            report = self._finish(supernet, attempt, finalists, len(candidates))
-            if report.succeeded:
+            trained = self._train(supernet, attempt)
+            finalists = [trained.attempt if f.key == attempt.key else f for f in finalists]
+            if best is None or trained.attempt.exceeds_by < best.attempt.exceeds_by:
+                best = trained
+            if best.attempt.exceeds_by == 0:
                 break
-        assert report is not None
-        write_file(self.folder.report, report.model_dump_json(indent=2) + "\n")
-        return report
+        assert best is not None
+        return self._write(best, finalists, candidates)
 
     def _profile(self) -> Profile:
-        """The run's own copy of the profile if it has one: profiling meanwhile must not change what a resumed run does."""
+        """The run's own copy of the profile if it has one: profiling meanwhile must not change what a resumed run does.
+
+        A truncated profile is an error, unless this is a run that goes on: then it is what the interrupted one left.
+        """
         if self.folder.profile.exists():
             return Profile.load(self.folder.profile, self.device)
-        profile = Profile.open(self.profile_path, self.device)
+        torn = self.profile_path.exists() and not self.resume
+        profile = (Profile.load if torn else Profile.open)(self.profile_path, self.device)
         profile_space(profile, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
         return profile
 
@@ -184,7 +202,11 @@ class _Run:
     def _phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        self._seconds.append({"phase": name, "seconds": round(time.perf_counter() - start, 3)})
+        if self.folder.config.exists():
+            journal = _journal(self.folder.phases, {"format": "hwnas phases 1"})
+            while self._seconds:
+                journal.append(self._seconds.pop(0))
 
     def metrics(self, genotype: Genotype) -> dict[str, float]:
         """Predicted latency, if it is limited, and cost."""
@@ -229,8 +251,12 @@ class _Run:
         )  # fmt: skip
         return supernet
 
-    def _evaluator(self, supernet: Supernet) -> Callable[[Genotype], Candidate]:
+    def _evaluator(self, supernet: Supernet, history: Journal) -> Callable[[Genotype], Candidate]:
+        # Two genotypes of one network may take its weights from different slots: the first to be scored counts, also when the
+        # search was interrupted in between.
         scores: dict[str, Score] = {}
+        for row in history.rows:
+            scores.setdefault(str(row.get("key")), Score(row.get("accuracy", 0.0), row.get("loss", 0.0)))
 
         def evaluate_genotype(genotype: Genotype) -> Candidate:
             arch = simplify(self.space.decode(genotype))
@@ -276,7 +302,8 @@ class _Run:
         self.watch(phase, 100, 100, "")
         return found.models
 
-    def _finish(self, supernet: Supernet, attempt: Attempt, finalists: list[Attempt], evaluated: int) -> Report:
+    def _train(self, supernet: Supernet, attempt: Attempt) -> _Trained:
+        """A finalist, trained, exported, verified and measured."""
         genotype = tuple(attempt.genotype)
         arch = simplify(self.space.decode(genotype))
         with self._phase("training"):
@@ -285,28 +312,60 @@ class _Run:
                 network, self.dataset.search, self.dataset.augmentation, Recipe(epochs=self.config.epochs),
                 seed=self.config.seed, progress=lambda d, t, loss: self.watch("training", d, t, f"loss {loss:.3f}"),
             )  # fmt: skip
-            test = evaluate(network, self.dataset.test.split)
-        predicted = self._predicted(arch)
-        metadata = {"hwnas.data": self.config.data, "hwnas.device": self.device.name, "hwnas.budget": str(self.budget)}
-        if predicted:
-            metadata["hwnas.predicted_ms"] = f"{predicted.latency_ms:.6g}"
-        model = to_onnx(arch, network.weights(), metadata).SerializeToString()
+        model = to_onnx(arch, network.weights(), self._metadata(arch)).SerializeToString()
         difference = verify(model, network, self.dataset.test.split.images[:256])
         with self._phase("measuring"):
             (found,) = self._measure([model], "measuring")
-        costs = cost(arch)
-        exceeds = self.budget.violation({**{k: float(v) for k, v in asdict(costs).items()}, LATENCY: found.latency_ms})
+        exceeds = self.budget.violation({**{k: float(v) for k, v in asdict(cost(arch)).items()}, LATENCY: found.latency_ms})
         attempt = attempt.model_copy(update={"measured_ms": found.latency_ms, "exceeds_by": exceeds})
-        write_file(self.folder.arch, print_arch(arch))
-        write_file(self.folder.weights, save_safetensors(network.weights()))
-        write_file(self.folder.model, model)
-        return Report(
-            succeeded=exceeds == 0, config=self.config, key=arch.key, choices=self.space.describe(genotype), **asdict(costs),
-            predicted=predicted, measured=found, fingerprint=fingerprint(self.device), test=_quality(test),
-            validation=_quality(trained.validation), trained_epochs=trained.epochs, onnx_max_error=difference,
-            finalists=[attempt if a.key == attempt.key else a for a in finalists], evaluated=evaluated, seconds=self.seconds,
-            versions=versions(),
+        return _Trained(attempt, network, trained, model, difference, found)
+
+    def _write(self, best: _Trained, finalists: list[Attempt], candidates: Sequence[Candidate]) -> Report:
+        """The answer: the test split is seen here, once, by the network that was chosen."""
+        arch, genotype = best.network.arch, tuple(best.attempt.genotype)
+        with self._phase("testing"):
+            test = evaluate(best.network, self.dataset.test.split)
+        seconds: dict[str, float] = {}
+        for row in Journal.read(self.folder.phases).rows:
+            seconds[row["phase"]] = round(seconds.get(row["phase"], 0.0) + row["seconds"], 3)
+        metric = next(iter(self.budget.limits))
+        front = pareto_front(candidates, lambda c: c.metrics[metric], lambda c: c.score.accuracy)
+        report = Report(
+            succeeded=best.attempt.exceeds_by == 0, config=self.config, key=arch.key, choices=self.space.describe(genotype),
+            **asdict(cost(arch)), predicted=self._predicted(arch), measured=best.measurement,
+            fingerprint=fingerprint(self.device), test=_quality(test), validation=_quality(best.trained.validation),
+            trained_epochs=best.trained.epochs, onnx_max_error=best.difference, input=self._input(), finalists=finalists,
+            pareto=[
+                Tradeoff(key=c.key, genotype=list(c.genotype), search_accuracy=c.score.accuracy, metrics=c.metrics)
+                for c in front
+            ],
+            evaluated=len(candidates), seconds=seconds, versions=versions(),
         )  # fmt: skip
+        write_file(self.folder.arch, print_arch(arch))
+        write_file(self.folder.weights, save_safetensors(best.network.weights()))
+        write_file(self.folder.model, best.model)
+        write_file(self.folder.report, report.model_dump_json(indent=2) + "\n")
+        return report
+
+    def _input(self) -> Input:
+        data = self.dataset
+        mean, std = (np.atleast_1d(v).astype(float).ravel().tolist() for v in (data.mean, data.std))
+        return Input(dims=list(data.input), mean=mean, std=std, classes=list(data.classes))
+
+    def _metadata(self, arch: Arch) -> dict[str, str]:
+        """What a model carries about its origin, and what its user needs to feed it."""
+        facts = {
+            "data": self.config.data,
+            "device": self.device.name,
+            "budget": str(self.budget),
+            "seed": str(self.config.seed),
+        }
+        predicted = self._predicted(arch)
+        if predicted:
+            facts["predicted_ms"] = f"{predicted.latency_ms:.6g}"
+        facts["input"] = self._input().model_dump_json()
+        facts["versions"] = json.dumps(versions())
+        return {f"hwnas.{key}": value for key, value in facts.items()}
 
     def _predicted(self, arch: Arch) -> Predicted | None:
         if self.predictor is None or self.profile is None:
@@ -314,36 +373,6 @@ class _Run:
         error = asdict(self.predictor.error(retest_error(self.profile, self.space)))
         error["retest_error"] = error.pop("retest")
         return Predicted(**asdict(self.predictor.predict([arch])[0]), predictor=self.config.predictor, **error)
-
-
-def verify(model: bytes, network: ArchModule, images: NDArray[np.float32]) -> float:
-    """The largest difference between ONNX Runtime on the processor and torch, relative to the largest logit.
-
-    Raises RuntimeError over 1e-4: the exported model is then not the trained network.
-    """
-    network.eval()
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images)).numpy()
-    found = Session(model, Device(name="verify", threads=1)).predict(images)
-    difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
-    if not difference <= ONNX_TOLERANCE:
-        raise RuntimeError(f"the exported model differs from the trained network by {difference:.2e} of its largest logit")
-    return difference
-
-
-def read_weights(path: Path) -> Weights:
-    """The weights of a run. UserError if the file is not one of safetensors."""
-    try:
-        weights: Weights = load_safetensors(path.read_bytes())
-    except Exception as error:
-        raise UserError(f"{path} is not a safetensors file", got=str(error)) from None
-    return weights
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a run depends on."""
-    names = ("hwnas", "torch", "onnx", "onnxruntime", "numpy", "scikit-learn")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _journal(path: Path, header: dict[str, object]) -> Journal:
@@ -354,6 +383,15 @@ def _journal(path: Path, header: dict[str, object]) -> Journal:
     if journal.header != header:
         raise UserError(f"{path} belongs to another run", got=str(journal.header), remedy="search into a new folder")
     return journal
+
+
+def _data_fingerprint(dataset: Dataset) -> str:
+    """Names the images and labels of all splits."""
+    digest = hashlib.sha256()
+    for split in (dataset.search.train, dataset.search.validation, dataset.test.split):
+        digest.update(split.images.tobytes())
+        digest.update(split.labels.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _quality(found: Evaluation) -> Quality:

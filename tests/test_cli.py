@@ -19,10 +19,9 @@ from onnx import TensorProto, helper
 from runs import SPACE, answer, flags, run
 
 import hwnas.cli
-from hwnas.compile import read_weights
 from hwnas.latency.session import providers
 from hwnas.lower.onnx import arch_text
-from hwnas.report.run import RunFolder
+from hwnas.report.run import RunFolder, read_weights
 
 COMMANDS = ("devices", "profile", "search", "export", "measure", "show")
 HERE = Path(__file__).parent

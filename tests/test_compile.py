@@ -19,19 +19,20 @@ from fake_device import measure as fake_measure
 from runs import BUDGET, FILES, SPACE, all_finite, answer, run, small_space
 
 import hwnas.compile
-from hwnas.compile import compile_network, read_weights, verify
+from hwnas.compile import compile_network
 from hwnas.data import load_data
 from hwnas.errors import UserError
 from hwnas.ir.simplify import simplify
 from hwnas.latency.device import Device
 from hwnas.latency.measure import Measured, summarize
 from hwnas.latency.session import Session, providers
+from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import arch_text, to_onnx
 from hwnas.lower.torch import to_torch
 from hwnas.lower.weights import init_weights
 from hwnas.ops import read_arch
-from hwnas.report.run import RunFolder
+from hwnas.report.run import RunFolder, read_weights
 from hwnas.search.budget import Budget
 from hwnas.supernet.checkpoint import load_checkpoint
 from hwnas.supernet.derive import derive

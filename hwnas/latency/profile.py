@@ -46,7 +46,12 @@ class Row:
 
 
 def op_arch(placed: PlacedOp) -> Arch:
-    """The one-node arch of a placed op. An op of several inputs gets the same tensor for each."""
+    """The one-node arch of a placed op. An op of several inputs gets the same tensor for each.
+
+    UserError if its inputs differ in shape: a one-node arch has one input.
+    """
+    if any(spec != placed.inputs[0] for spec in placed.inputs):
+        raise UserError("only ops whose inputs have one shape can be profiled", got=str(placed))
     return Arch(placed.inputs[0], (Node("op", placed.op, (INPUT,) * len(placed.inputs)),), "op")
 
 

@@ -95,9 +95,15 @@ class Session:
             self._binding = self._bind(batch)
         except UnicodeDecodeError as error:
             raise UserError("the names in a model are text", got=str(error)) from None
+        try:
+            self.run()
+        except RuntimeError as error:  # ONNX Runtime's own errors are of this kind
+            raise UserError(
+                "the model cannot be run on made-up input", got=_reason(error), remedy="measure a model that takes any numbers"
+            ) from None
 
     def _bind(self, batch: int) -> ort.IOBinding:
-        """Random numbers bound to every input, and room for every output."""
+        """Random numbers bound to every input, zeros where they may be indices, and room for every output."""
         binding = self._session.io_binding()
         rng = np.random.default_rng(0)
         for value in self._session.get_inputs():
@@ -108,7 +114,9 @@ class Session:
                     got=f"{value.name}: {value.type} {value.shape}",
                     remedy="fix the other dimensions before measuring",
                 )
-            array: NDArray[Any] = rng.standard_normal([d for d in shape if d is not None]).astype(_ELEMENTS[value.type])
+            sizes, kind = [d for d in shape if d is not None], _ELEMENTS[value.type]
+            floating = np.issubdtype(kind, np.floating)
+            array: NDArray[Any] = rng.standard_normal(sizes).astype(kind) if floating else np.zeros(sizes, kind)
             binding.bind_cpu_input(value.name, np.ascontiguousarray(array))
         for value in self._session.get_outputs():
             binding.bind_output(value.name, "cpu")

@@ -189,12 +189,17 @@ def _without_identity(nodes: list[onnx.NodeProto], last: str) -> list[onnx.NodeP
     return nodes
 
 
-def arch_text(model: bytes) -> str:
-    """The text of the arch that `to_onnx` wrote into a model. UserError if it is not such a model."""
+def read_metadata(model: bytes) -> dict[str, str]:
+    """The metadata of a model. UserError if the bytes are not one."""
     try:
-        properties = {p.key: p.value for p in onnx.load_from_string(model).metadata_props}
+        return {p.key: p.value for p in onnx.load_from_string(model).metadata_props}
     except Exception as error:  # protobuf's DecodeError is not exported under one name by all versions
         raise UserError("this is not an ONNX model", got=str(error)) from None
+
+
+def arch_text(model: bytes) -> str:
+    """The text of the arch that `to_onnx` wrote into a model. UserError if it is not such a model."""
+    properties = read_metadata(model)
     if ARCH_KEY not in properties:
         raise UserError("the model carries no arch", remedy="only models that hwnas exported do; measure takes any model")
     return str(properties[ARCH_KEY])

@@ -5,18 +5,23 @@ profile.jsonl         the measurements that latencies are predicted from
 supernet.safetensors  checkpoint of the shared weights
 history.jsonl         every evaluated architecture
 finalists.jsonl       measurements of the best predicted ones
+phases.jsonl          wall time of each phase that ended
 arch.txt  weights.safetensors  model.onnx  report.json      the answer
 """
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load as load_safetensors
 
 from hwnas.errors import UserError
 from hwnas.latency.measure import Measurement
+from hwnas.lower.weights import Weights
 from hwnas.storage import write_file
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,6 +35,7 @@ class Config(BaseModel):
     space: str
     space_fingerprint: str
     data: str
+    data_fingerprint: str
     size: int | None
     limit: int | None
     device: str
@@ -77,8 +83,26 @@ class Attempt(BaseModel):
     exceeds_by: float
 
 
+class Input(BaseModel):
+    """What the model is fed: (pixel - mean) / std per channel, in the units in which the data are stored; and its classes."""
+
+    dims: list[int]
+    mean: list[float]
+    std: list[float]
+    classes: list[str]
+
+
+class Tradeoff(BaseModel):
+    """An evaluated architecture that none within the budget beats in both accuracy and cost, both as the search saw them."""
+
+    key: str
+    genotype: list[int]
+    search_accuracy: float
+    metrics: dict[str, float]
+
+
 class Report(BaseModel):
-    """The answer. `succeeded`: measured within the budget."""
+    """The answer. `succeeded`: measured within the budget. `seconds` per phase, over all the processes that the run took."""
 
     succeeded: bool
     config: Config
@@ -94,7 +118,9 @@ class Report(BaseModel):
     validation: Quality
     trained_epochs: int
     onnx_max_error: float
+    input: Input
     finalists: list[Attempt]
+    pareto: list[Tradeoff]
     evaluated: int
     seconds: dict[str, float]
     versions: dict[str, str]
@@ -110,6 +136,7 @@ class RunFolder:
         self.supernet = path / "supernet.safetensors"
         self.history = path / "history.jsonl"
         self.finalists = path / "finalists.jsonl"
+        self.phases = path / "phases.jsonl"
         self.arch = path / "arch.txt"
         self.weights = path / "weights.safetensors"
         self.model = path / "model.onnx"
@@ -123,8 +150,8 @@ class RunFolder:
                     "the run folder already exists", got=str(self.path), remedy="add --resume, or choose another --out"
                 )
             before = self.read_config()
-            # The space's fingerprint comes last: data and size decide it too, and their names say more.
-            for name in sorted(Config.model_fields, key=lambda n: n == "space_fingerprint"):
+            # Fingerprints come last: what decides them has names that say more.
+            for name in sorted(Config.model_fields, key=lambda n: "fingerprint" in n):
                 if getattr(before, name) != getattr(config, name):
                     raise UserError(
                         f"the run in {self.path} was started with another {name.replace('_', ' ')}: {getattr(before, name)}",
@@ -154,6 +181,21 @@ def read_text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read", got=str(error), remedy="search again into another folder") from None
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights of a run. UserError if the file is not one of safetensors."""
+    try:
+        weights: Weights = load_safetensors(path.read_bytes())
+    except Exception as error:
+        raise UserError(f"{path} is not a safetensors file", got=str(error)) from None
+    return weights
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run depends on."""
+    names = ("hwnas", "torch", "onnx", "onnxruntime", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _read(path: Path, model: type[Model]) -> Model:

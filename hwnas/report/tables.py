@@ -69,9 +69,11 @@ def report_lines(report: Report) -> list[str]:
     """The answer in a few lines."""
     limits = ", ".join(describe(k, v) for k, v in report.config.budget.items())
     found = report.measured
+    unstable = "" if found.stable else f"; UNSTABLE: lowest blocks {found.error:.1%} apart, {found.steal:.1%} of time stolen"
     lines = [
         f"budget    {limits} on {report.config.device}: {'kept' if report.succeeded else 'MISSED'}",
-        f"latency   {found.latency_ms:.4f} ms measured when quiet (median {found.median_ms:.4f}, p90 {found.p90_ms:.4f})",
+        f"latency   {found.latency_ms:.4f} ms measured when quiet"
+        f" (median {found.median_ms:.4f}, p90 {found.p90_ms:.4f}){unstable}",
     ]
     if report.predicted:
         p = report.predicted

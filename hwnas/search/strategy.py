@@ -51,6 +51,10 @@ def make_strategy(text: str, admission: Admission, seed: int) -> Strategy:
     make = getattr(load("hwnas.search.strategies", name, "strategy"), "Strategy", None)
     if not (inspect.isclass(make) and issubclass(make, Strategy)):
         raise UserError("a strategy's module defines Strategy, a subclass of hwnas.search.strategy.Strategy", got=name)
+    known = list(inspect.signature(make).parameters)[2:]
+    unknown = [a for a in arguments if a not in known]
+    if unknown:
+        raise UserError(f"strategy {name} has no argument {unknown[0]!r}", remedy=f"known: {', '.join(known) or 'none'}")
     try:
         return make(admission, seed, **arguments)
     except TypeError as error:
