@@ -17,7 +17,7 @@ from hwnas.spaces import make_space
 SPACE = "mobilenet(stages=((8,2,2),),stem=8,first=8,head=16,kernels=(3,5),expansions=(3,),depths=(1,2),widths=(1.0,2.0))"
 BUDGET = "0.06ms"  # of 0.044 to 0.099
 FILES = {
-    "config.json", "profile.jsonl", "supernet.safetensors", "history.jsonl", "finalists.jsonl", "arch.txt",
+    "config.json", "profile.jsonl", "supernet.safetensors", "history.jsonl", "finalists.jsonl", "phases.jsonl", "arch.txt",
     "weights.safetensors", "model.onnx", "report.json",
 }  # fmt: skip
 SMALL: dict[str, Any] = {

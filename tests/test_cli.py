@@ -317,7 +317,7 @@ PROFILES = {
 @pytest.mark.parametrize("kind", PROFILES)
 @pytest.mark.parametrize("command", ["search", "profile"])
 def test_profiles_of_elsewhere_or_damaged_are_refused(call, finished, tmp_path, kind, command):
-    """A torn last row is no harm: it is dropped and measured again."""
+    """A torn last row is dropped and measured again by `profile`, which repairs; `search` refuses it, unless it resumes."""
     damage, part = PROFILES[kind]
     path = tmp_path / "p/profile.jsonl"
     path.parent.mkdir()
@@ -327,6 +327,10 @@ def test_profiles_of_elsewhere_or_damaged_are_refused(call, finished, tmp_path, 
         result = call(*flags(tmp_path / "run", path.parent, evaluations=1, supernet_epochs=1, epochs=1))
     else:
         result = call("profile", "--space", SPACE, "--input", "1,8,8", "--out", path.parent)
+    if part is None and command == "search":
+        assert refused(result, str(path), "truncated")
+        assert path.read_text() == before
+        result = call(*flags(tmp_path / "run", path.parent, evaluations=1, supernet_epochs=1, epochs=1), "--resume")
     if part is None:
         assert result[0] == 0, result[2]
         assert path.read_text().startswith(before[: before.rindex("\n") + 1])

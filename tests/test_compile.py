@@ -108,7 +108,7 @@ def test_the_report_says_what_the_files_hold(undisturbed):
     assert report.predicted.latency_ms == pytest.approx(latency_ms(arch), rel=1e-6)  # linear in MACs: learnt exactly
     assert report.predicted.retest_error == 0
     assert report.config.budget == {"latency_ms": 0.06}
-    assert set(report.seconds) == {"profile", "supernet", "search", "finalists", "training", "measuring"}
+    assert set(report.seconds) == {"profile", "supernet", "search", "finalists", "training", "measuring", "testing"}
     assert report.versions["torch"] == torch.__version__
     assert report.fingerprint["threads"] == "1"
 
@@ -503,7 +503,7 @@ def test_a_history_knows_its_seed(undisturbed, folder):
         (folder / "run" / name).unlink()
     config = json.loads((folder / "run/config.json").read_text())
     (folder / "run/config.json").write_text(json.dumps({**config, "seed": 1}))
-    with pytest.raises(UserError, match="belongs to another run"):
+    with pytest.raises(UserError, match="another data fingerprint"):  # the seed splits the data
         run(folder, resume=True, seed=1)
 
 

@@ -17,12 +17,13 @@ from hwnas.lower.cost import cost
 from hwnas.ops.conv_bn import ConvBn
 from hwnas.ops.pool import Pool
 from hwnas.report.progress import silent, watch
-from hwnas.report.run import Attempt, Config, Predicted, Quality, Report, RunFolder
+from hwnas.report.run import Attempt, Config, Input, Predicted, Quality, Report, RunFolder
 from hwnas.report.tables import arch_table, measurement_table, profile_table, report_lines
 from hwnas.spaces import make_space
 
 CONFIG = Config(
-    space="chain", space_fingerprint="f", data="digits", size=None, limit=None, device="cpu", budget={"latency_ms": 2.0},
+    space="chain", space_fingerprint="f", data="digits", data_fingerprint="d", size=None, limit=None,
+    device="cpu", budget={"latency_ms": 2.0},
     strategy="random", predictor="macs", evaluations=3, supernet_epochs=1, sampling="uniform", epochs=1, inherit=False, seed=0,
 )  # fmt: skip
 MEASURED = Measurement(
@@ -35,7 +36,9 @@ def report(**changes):
         "succeeded": True, "config": CONFIG, "key": "k", "choices": {}, "macs": 12_345, "params": 678, "peak_bytes": 910,
         "predicted": None, "measured": MEASURED, "fingerprint": {}, "test": Quality(accuracy=0.875, macro_f1=0.8123, loss=1.0),
         "validation": Quality(accuracy=0.5, macro_f1=0.5, loss=1.0), "trained_epochs": 1, "onnx_max_error": 1e-7,
-        "finalists": [], "evaluated": 3, "seconds": {"a": 1.5, "b": 2.5}, "versions": {},
+        "finalists": [], "pareto": [],
+        "input": Input(dims=[1, 8, 8], mean=[0.0], std=[1.0], classes=["a", "b"]),
+        "evaluated": 3, "seconds": {"a": 1.5, "b": 2.5}, "versions": {},
     }  # fmt: skip
     return Report(**{**values, **changes})
 
