@@ -75,6 +75,8 @@ def main() -> None:
         if passed == int(moment):
             os.kill(os.getpid(), signal.Signals[number])
 
+    # Whoever was started in the background of a shell ignores SIGINT, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     install(setattr)
     at_moments(setattr, tick)
     sys.argv = ["hwnas", *arguments]
