@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -21,9 +22,10 @@ from runs import SPACE, answer, flags, run
 import hwnas.cli
 from hwnas.latency.session import providers
 from hwnas.lower.onnx import arch_text
+from hwnas.plugins import known
 from hwnas.report.run import RunFolder, read_weights
 
-COMMANDS = ("devices", "profile", "search", "export", "measure", "show")
+COMMANDS = known("hwnas.cli.commands")
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "COLUMNS": "100"}
 
@@ -78,7 +80,7 @@ def test_every_command_has_a_help_page(call, command):
     assert (code, err) == (0, "")
     assert "Usage" in out
     assert "--json" in out
-    doc = getattr(hwnas.cli, command).__doc__.split()
+    doc = getattr(importlib.import_module(f"hwnas.cli.commands.{command}"), command).__doc__.split()
     assert " ".join(doc[:3]) in " ".join(out.split())
 
 

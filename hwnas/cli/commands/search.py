@@ -1,0 +1,56 @@
+"""`hwnas search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from hwnas.cli.options import AsJson, DeviceName, SpaceText, err_console, out_console
+
+
+def search(
+    space: SpaceText,
+    data: Annotated[
+        str, typer.Option(help="digits, or the path of an npz, of CIFAR batches, or of a folder of images by class.")
+    ],
+    budget: Annotated[list[str], typer.Option(help="Limit such as 2ms, 30MMACs, 1Mparams, 512KB; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    device: DeviceName = "cpu",
+    strategy: Annotated[str, typer.Option(help="Search strategy: name, or name(argument=value, ...).")] = "evolution",
+    predictor: Annotated[str, typer.Option(help="Latency predictor.")] = "lookup_table",
+    evaluations: Annotated[int, typer.Option(min=1, help="Architectures to score in the supernet.")] = 300,
+    supernet_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the supernet.")] = 40,
+    sampling: Annotated[str, typer.Option(help="Paths a supernet step trains: uniform or sandwich.")] = "uniform",
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the winner, at most.")] = 60,
+    inherit: Annotated[bool, typer.Option(help="Train the winner from the supernet's weights.")] = False,
+    size: Annotated[Optional[int], typer.Option(min=1, help="Resize images to this many pixels a side.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use this many training images.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    profile: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the profile. Default: latency_models/<device>."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The main job: searches under a budget, trains the winner, exports it to ONNX, verifies and measures it."""
+    from hwnas.compile import compile_network
+    from hwnas.report.progress import watch
+    from hwnas.report.tables import report_lines
+
+    with watch(err_console) as tell:
+        report = compile_network(
+            space, data, device, budget, out, strategy=strategy, predictor=predictor, evaluations=evaluations,
+            supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, size=size, limit=limit,
+            seed=seed, profile=profile, resume=resume, watch=tell,
+        )  # fmt: skip
+    if as_json:
+        print(report.model_dump_json())
+    else:
+        for line in report_lines(report):
+            out_console.print(line, highlight=False, soft_wrap=True)
+        out_console.print(f"model     {out / 'model.onnx'}", highlight=False)
+    if not report.succeeded:
+        raise typer.Exit(1)
