@@ -26,8 +26,14 @@ class NativeCell(nn.Module):
 
 
 class NativeBatchNorm(nn.Module):
+    """Takes the place of a stock batch norm, under the same parameter names."""
+
+    def __init__(self, stock: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias = stock.weight, stock.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        return batch_norm(x)
+        return batch_norm(x, self.weight, self.bias)
 
 
 def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weight: weight) -> dict[str, Tensor]:
@@ -47,10 +53,10 @@ def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weig
 def native_network(stock: Network, build: Callable[[], Network]) -> Network:
     """`build()`, a network of native cells between native batch norms, with the stock network's weights."""
     native = build()
-    for block in native.preprocess.modules():
+    for block in list(native.modules()):
         for name, child in block.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(block, name, NativeBatchNorm())
+                setattr(block, name, NativeBatchNorm(child))
     values = packed(stock)
     with torch.no_grad():
         for name, parameter in native.named_parameters():

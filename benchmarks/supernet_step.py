@@ -38,6 +38,9 @@ CHECK_BATCH = 2
 # Rounding flips a ReLU or the maximum of a pool now and then, in stock PyTorch as in ours. One flip among the elements
 # of a state moves a gradient by about one over the square root of their number; within three flips neither is better.
 FLOOR = {"loss": 1e-5, "gradients": 3 * (CHECK_BATCH * 16 * 32 * 32) ** -0.5}
+# The device is kept busy for about 2 ms while a step is launched, as it is in a training loop by the step before: otherwise
+# launching a graph of a thousand nodes counts as its time.
+LAUNCH_AHEAD = 4_000_000  # cycles
 Step = Callable[[], Tensor]
 
 
@@ -123,6 +126,7 @@ def timed(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[fl
         for name, step in steps.items():
             if device == "cuda":
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                torch.cuda._sleep(LAUNCH_AHEAD)
                 begin.record()
                 step()
                 end.record()

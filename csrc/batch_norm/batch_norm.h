@@ -1,4 +1,4 @@
-// y = (x - mean) / sqrt(var + 1e-5) with the batch's own statistics (biased variance) and no affine, and its gradient.
+// y = weight * (x - mean) / sqrt(var + 1e-5) + bias with the batch's own statistics (biased variance), and its gradient.
 // The batch norms between cells see a few million elements in tens of channels, where PyTorch's kernels use tens of blocks.
 #pragma once
 
@@ -18,8 +18,10 @@ struct Shape {
 // The planes' sums, [c, n, 2] float32, which the second pass of each direction adds up.
 constexpr std::int64_t scratch_bytes(std::int64_t n, std::int64_t c) { return n * c * 2 * 4; }
 
-// stats: [c, 2] float32, mean and 1 / std, which backward wants back.
-Status forward_cuda(const Shape& shape, const void* x, void* y, void* stats, void* scratch, void* stream);
-Status backward_cuda(const Shape& shape, const void* dy, const void* x, const void* stats, void* dx, void* scratch, void* stream);
+// stats: [c, 2] float32, mean and 1 / std, which backward wants back. weight, bias: [c] float32, or null for 1 and 0.
+Status forward_cuda(const Shape& shape, const void* x, const void* weight, const void* bias, void* y, void* stats, void* scratch, void* stream);
+// dweight and dbias are written where weight is given.
+Status backward_cuda(const Shape& shape, const void* dy, const void* x, const void* weight, const void* stats, void* dx, void* dweight, void* dbias,
+                     void* scratch, void* stream);
 
 }  // namespace hwnas::batch_norm

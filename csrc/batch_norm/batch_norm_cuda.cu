@@ -84,32 +84,40 @@ __device__ double2 channel_mean(const Shape& s, const Plane& p, const float2* sc
 }
 
 template <typename T, bool kVectors>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Shape s, const T* x, T* y, float2* stats, const float2* scratch) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(Shape s, const T* x, const float* weight, const float* bias, T* y, float2* stats, const float2* scratch) {
     const Plane p(s);
     if (!p.active) return;
     const double2 moments = channel_mean(s, p, scratch);
     const double variance = moments.y - moments.x * moments.x;
     const float mean = static_cast<float>(moments.x), rstd = static_cast<float>(1.0 / sqrt((variance > 0 ? variance : 0) + 1e-5));
     if (p.n == 0 && p.lane == 0) stats[p.c] = make_float2(mean, rstd);
+    const float scale = weight ? rstd * weight[p.c] : rstd, shift = bias ? bias[p.c] : 0.f;
     T* out = y + p.index * s.pixels;
     each<T, kVectors>(x + p.index * s.pixels, x + p.index * s.pixels, s.pixels, p.lane, [&](std::int64_t i, auto& u, auto&) {
 #pragma unroll
-        for (unsigned k = 0; k < sizeof(u) / sizeof(float); ++k) u[k] = (u[k] - mean) * rstd;
+        for (unsigned k = 0; k < sizeof(u) / sizeof(float); ++k) u[k] = (u[k] - mean) * scale + shift;
         put(out + i, u);
     });
 }
 
 template <typename T, bool kVectors>
-__global__ void __launch_bounds__(kThreads) backward_kernel(Shape s, const T* dy, const T* x, const float2* stats, T* dx, const float2* scratch) {
+__global__ void __launch_bounds__(kThreads) backward_kernel(Shape s, const T* dy, const T* x, const float* weight, const float2* stats, T* dx, float* dweight,
+                                                            float* dbias, const float2* scratch) {
     const Plane p(s);
     if (!p.active) return;
     const double2 means = channel_mean(s, p, scratch);
     const float m1 = static_cast<float>(means.x), m2 = static_cast<float>(means.y);
     const float2 norm = stats[p.c];
+    const float scale = weight ? norm.y * weight[p.c] : norm.y;
+    if (weight && p.n == 0 && p.lane == 0) {
+        const double count = static_cast<double>(s.n) * s.pixels;
+        dbias[p.c] = static_cast<float>(means.x * count);
+        dweight[p.c] = static_cast<float>(means.y * count);
+    }
     T* out = dx + p.index * s.pixels;
     each<T, kVectors>(dy + p.index * s.pixels, x + p.index * s.pixels, s.pixels, p.lane, [&](std::int64_t i, auto& u, auto& v) {
 #pragma unroll
-        for (unsigned k = 0; k < sizeof(u) / sizeof(float); ++k) u[k] = norm.y * (u[k] - m1 - (v[k] - norm.x) * norm.y * m2);
+        for (unsigned k = 0; k < sizeof(u) / sizeof(float); ++k) u[k] = scale * (u[k] - m1 - (v[k] - norm.x) * norm.y * m2);
         put(out + i, u);
     });
 }
@@ -127,7 +135,7 @@ unsigned blocks(const Shape& s) { return static_cast<unsigned>((s.n * s.c + kWar
 
 }  // namespace
 
-Status forward_cuda(const Shape& s, const void* x, void* y, void* stats, void* scratch, void* stream) {
+Status forward_cuda(const Shape& s, const void* x, const void* weight, const void* bias, void* y, void* stats, void* scratch, void* stream) {
     return dispatch(s, {x, y}, [&](auto value, auto vectors) -> Status {
         using T = decltype(value);
         constexpr bool kVectors = decltype(vectors)::value;
@@ -135,13 +143,15 @@ Status forward_cuda(const Shape& s, const void* x, void* y, void* stats, void* s
         const T* from = static_cast<const T*>(x);
         sums_kernel<T, kVectors, false><<<blocks(s), kThreads, 0, on>>>(s, from, from, nullptr, static_cast<float2*>(scratch));
         HWNAS_CUDA_TRY(cudaGetLastError());
-        forward_kernel<T, kVectors><<<blocks(s), kThreads, 0, on>>>(s, from, static_cast<T*>(y), static_cast<float2*>(stats), static_cast<const float2*>(scratch));
+        forward_kernel<T, kVectors><<<blocks(s), kThreads, 0, on>>>(s, from, static_cast<const float*>(weight), static_cast<const float*>(bias), static_cast<T*>(y),
+                                                                       static_cast<float2*>(stats), static_cast<const float2*>(scratch));
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     });
 }
 
-Status backward_cuda(const Shape& s, const void* dy, const void* x, const void* stats, void* dx, void* scratch, void* stream) {
+Status backward_cuda(const Shape& s, const void* dy, const void* x, const void* weight, const void* stats, void* dx, void* dweight, void* dbias,
+                     void* scratch, void* stream) {
     return dispatch(s, {dy, x, dx}, [&](auto value, auto vectors) -> Status {
         using T = decltype(value);
         constexpr bool kVectors = decltype(vectors)::value;
@@ -150,7 +160,8 @@ Status backward_cuda(const Shape& s, const void* dy, const void* x, const void* 
         const auto* norms = static_cast<const float2*>(stats);
         sums_kernel<T, kVectors, true><<<blocks(s), kThreads, 0, on>>>(s, up, from, norms, static_cast<float2*>(scratch));
         HWNAS_CUDA_TRY(cudaGetLastError());
-        backward_kernel<T, kVectors><<<blocks(s), kThreads, 0, on>>>(s, up, from, norms, static_cast<T*>(dx), static_cast<const float2*>(scratch));
+        backward_kernel<T, kVectors><<<blocks(s), kThreads, 0, on>>>(s, up, from, static_cast<const float*>(weight), norms, static_cast<T*>(dx),
+                                                                        static_cast<float*>(dweight), static_cast<float*>(dbias), static_cast<const float2*>(scratch));
         HWNAS_CUDA_TRY(cudaGetLastError());
         return {};
     });

@@ -71,23 +71,23 @@ __device__ __forceinline__ void load_pair(const bf16* columns, unsigned& a, unsi
 }
 
 // Weights as fragments, in one buffer per launch of the cell:
-//   band forward  [edges, kTaps, c, kForwardWords]: 64 words of k 0..15 (two a lane), 32 of k 16..23 (stride 2)
-//   band backward [edges, kTaps, c, kBackwardWords]
+//   band forward  [edges, kTaps, c, kForwardWords]: a zero, then the pairs of neighbouring weights (w[i - 1], w[i]), i from 0 on,
+//                 with zeros between the weights of dilated kernels and beyond their ends; a lane picks those that its part of
+//                 the band holds
 //   pointwise     [edges * kConvs + reduced edges, c / 16, c / 16, 32 lanes, 4], then the same transposed
 constexpr int kTaps = 3 + 3 + 5 + 5 + 3 + 5;  // kernel rows of an edge's convolutions
-constexpr int kForwardWords = 96, kBackwardWords = 64;
+constexpr int kForwardWords = 12;
 __host__ __device__ constexpr int tap_offset(int conv) { return conv == 0 ? 0 : conv == 1 ? 3 : conv == 2 ? 6 : conv == 3 ? 11 : conv == 4 ? 16 : 19; }
 
 struct Bf16Weights {
-    unsigned *forward, *backward, *pointwise, *transposed;
+    unsigned *forward, *pointwise, *transposed;
     std::int64_t words;
     __host__ __device__ explicit Bf16Weights(const Plan<bf16>& p) {
         const std::int64_t bands = std::int64_t{p.edges} * kTaps * p.c, products = matrices(p) * p.c * p.c / 2;
         forward = static_cast<unsigned*>(p.fragments);
         pointwise = forward + bands * kForwardWords;
         transposed = pointwise + products;
-        backward = transposed + products;
-        words = bands * (kForwardWords + kBackwardWords) + 2 * products;
+        words = bands * kForwardWords + 2 * products;
     }
     __host__ __device__ static std::int64_t matrices(const Plan<bf16>& p) { return p.edges * kConvs + (p.reduction ? 2 * p.nodes : 0); }
     __device__ static std::int64_t matrix(const Plan<bf16>& p, int edge, int conv) {
@@ -95,9 +95,21 @@ struct Bf16Weights {
     }
 };
 
+// One row of a channel's kernel, by the distance between input and output: zero between the weights of dilated kernels and
+// beyond their ends.
+struct TapRow {
+    const float* weights;
+    int size, dilation;
+    __device__ float operator()(int distance) const {
+        const int at = dilation == 2 ? distance / 2 : distance;
+        return distance >= 0 && (dilation == 1 || distance % 2 == 0) && at < size ? weights[at] : 0.f;
+    }
+};
+
 // A warp makes the bands of one kernel row and channel, or one 16 x 16 block of a pointwise matrix.
 // Grid: x over channels and blocks, y: kernel rows, then convolutions, then the factorized reduce; z: edges.
 static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16> p, bool backward) {
+    wait_for_previous();
     const Bf16Weights f(p);
     const int lane = threadIdx.x % 32, item = blockIdx.x * kWarps + threadIdx.x / 32, edge = blockIdx.z;
     if (blockIdx.y < kTaps) {
@@ -105,25 +117,9 @@ static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16
         if (c >= p.c) return;
         int conv = kConvs - 1;
         while (tap < tap_offset(conv)) --conv;
-        const int size = kernel_of(conv), dil = dilation_of(conv), pad = pad_of(conv), stride = !is_second(conv) && p.strided(edge) ? 2 : 1;
-        const float* weights = p.dw_of(edge, conv) + (c * size + tap - tap_offset(conv)) * size;
-        const auto weight = [&](int distance) {
-            const int kw = dil == 2 ? distance / 2 : distance;
-            return distance >= 0 && (dil == 1 || distance % 2 == 0) && kw < size ? weights[kw] : 0.f;
-        };
-        const std::int64_t band = (std::int64_t{edge} * kTaps + tap) * p.c + c;
-        const int n = lane / 4;
-#pragma unroll
-        for (int r = 0; r < 3; ++r) {
-            const int k = lane % 4 * 2 + r * 8;
-            // forward: input column stride * w0 - 4 + k feeds output column w0 + n
-            const int at = k - 4 - stride * n + pad;
-            if (r < 2) f.forward[band * kForwardWords + lane * 2 + r] = pack(weight(at), weight(at + 1));
-            else if (stride == 2) f.forward[band * kForwardWords + 64 + lane] = pack(weight(at), weight(at + 1));
-            // backward: gradient column w0 / stride - 4 + k reaches input column w0 + n
-            const int back = n + pad + 4 * stride - stride * k;
-            if (r < 2 && backward) f.backward[band * kBackwardWords + lane * 2 + r] = pack(weight(back), weight(back - stride));
-        }
+        const int size = kernel_of(conv);
+        const TapRow row{p.dw_of(edge, conv) + (c * size + tap - tap_offset(conv)) * size, size, dilation_of(conv)};
+        if (lane < kForwardWords) f.forward[((std::int64_t{edge} * kTaps + tap) * p.c + c) * kForwardWords + lane] = lane == 0 ? 0u : pack(row(lane - 2), row(lane - 1));
     } else {
         const int conv = blockIdx.y - kTaps, blocks = p.c / 16;
         if (item >= blocks * blocks || (conv == kFr && !p.strided(edge))) return;
@@ -138,72 +134,73 @@ static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16
     }
 }
 
-// The depthwise part of a tile, a warp a channel. Bands come from L2, so a warp asks for the next channel's before it works.
+// The depthwise part of a tile. A band is put together from a table in shared memory: 12 words a kernel row.
 template <typename G>
 class Bf16Depthwiser {
 public:
-    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv)
-        : size_(kernel_of(conv)), dilation_(dilation_of(conv)),
-          bands_(f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords) {}
-    __device__ __forceinline__ void fetch(int c) {
-        const int lane = threadIdx.x % 32;
+    static constexpr int kWords = 5 * G::C * kForwardWords;
+    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv, unsigned* shared)
+        : size_(kernel_of(conv)), dilation_(dilation_of(conv)), bands_(shared) {
+        if (conv == kFr) return;
+        const unsigned* from = f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords;
+        for (int i = threadIdx.x; i < size_ * G::C * kForwardWords / 4; i += kThreads) copy_async(shared + 4 * i, from + 4 * i);
+        const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_, last = (size_ - 1) * dilation_;
 #pragma unroll
-        for (int t = 0; t < 5; ++t) {
-            if (t >= size_ || c >= G::C) continue;
-            const unsigned* words = bands_ + (t * G::C + c) * kForwardWords;
-            band_[t] = __ldg(reinterpret_cast<const uint2*>(words) + lane);
-            if (G::S == 2) tail_[t] = __ldg(words + 64 + lane);
+        for (int r = 0; r < 3; ++r) {  // input column S * w0 - 4 + k feeds output column w0 + n
+            const int distance = lane % 4 * 2 + r * 8 - 4 - G::S * (lane / 4) + pad;
+            word_[r] = distance >= -1 && distance <= last ? distance + 2 : 0;
         }
     }
-    // Channels [c0, c0 + CH) into d[c][pixel]; fetch(c0 + warp) came before.
-    __device__ __forceinline__ void run(const bf16* planes, int c0, bf16* d) {
+    // d[k][pixel] of kGroup channels from c on, whose planes these are.
+    __device__ __forceinline__ void run(const bf16* planes, int c, bf16* d) const {
         const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_;
+        const bf16* plane = planes + (G::row(lane % 16) - pad) * G::PITCH;
+        float acc[G::kGroup][G::NT][4] = {};
 #pragma unroll
-        for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
-            uint2 band[5];
-            unsigned tail[5];
+        for (int t = 0; t < 5; ++t) {
+            if (t >= size_) continue;
 #pragma unroll
-            for (int t = 0; t < 5; ++t) band[t] = band_[t], tail[t] = tail_[t];
-            fetch(c0 + c + kWarps);  // of the next chunk's first channel after the last
-            const bf16* plane = planes + c * G::PLANE + (G::row(lane % 16) - pad) * G::PITCH;
-            float acc[G::NT][4] = {};
-#pragma unroll
-            for (int t = 0; t < 5; ++t) {
-                if (t >= size_) continue;
-                const bf16* at = plane + t * dilation_ * G::PITCH + lane / 16 * 8;
+            for (int k = 0; k < G::kGroup; ++k) {
+                const unsigned* band = bands_ + (t * G::C + c + k) * kForwardWords;
+                const unsigned b0 = band[word_[0]], b1 = band[word_[1]];
+                const bf16* at = plane + k * G::PLANE + t * dilation_ * G::PITCH + lane / 16 * 8;
                 unsigned a[4];
-                if (G::S == 1) ldmatrix4(a, at);
+                if (G::S == 1) {  // neighbouring windows share 8 columns
+                    ldmatrix4(a, at);
 #pragma unroll
-                for (int nt = 0; nt < G::NT; ++nt) {
-                    if (G::S == 1) {  // neighbouring windows share 8 columns
-                        mma16(acc[nt], a, band[t].x, band[t].y);
+                    for (int nt = 0; nt < G::NT; ++nt) {
+                        mma16(acc[k][nt], a, b0, b1);
                         if (nt + 1 == G::NT) continue;
                         unsigned next[2];
                         ldmatrix2(next, at - lane / 16 * 8 + nt * 8 + 16);
                         a[0] = a[2], a[1] = a[3], a[2] = next[0], a[3] = next[1];
-                    } else {
-                        unsigned last[2];
+                    }
+                } else {
+                    const unsigned b2 = band[word_[2]];
+#pragma unroll
+                    for (int nt = 0; nt < G::NT; ++nt) {
+                        unsigned rest[2];
                         ldmatrix4(a, at + nt * 16);
-                        ldmatrix2(last, at - lane / 16 * 8 + nt * 16 + 16);
-                        mma16(acc[nt], a, band[t].x, band[t].y);
-                        mma8(acc[nt], last, tail[t]);
+                        ldmatrix2(rest, at - lane / 16 * 8 + nt * 16 + 16);
+                        mma16(acc[k][nt], a, b0, b1);
+                        mma8(acc[k][nt], rest, b2);
                     }
                 }
             }
+        }
+#pragma unroll
+        for (int k = 0; k < G::kGroup; ++k)
 #pragma unroll
             for (int nt = 0; nt < G::NT; ++nt) {
                 const int w = nt * 8 + lane % 4 * 2;
-                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4, w)) = pack(acc[nt][0], acc[nt][1]);
-                *reinterpret_cast<unsigned*>(d + c * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[nt][2], acc[nt][3]);
+                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4, w)) = pack(acc[k][nt][0], acc[k][nt][1]);
+                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[k][nt][2], acc[k][nt][3]);
             }
-        }
     }
 
 private:
-    int size_, dilation_;
+    int size_, dilation_, word_[3];
     const unsigned* bands_;
-    uint2 band_[5] = {};
-    unsigned tail_[5] = {};
 };
 
 // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]

@@ -11,7 +11,7 @@ struct Reductions {  // per-block sums of several launches, each [job, c, tiles]
         Jobs jobs;
         int tiles;
         std::int64_t offset;
-    } part[3];
+    } part[4];
     int count = 0;
 };
 
@@ -19,6 +19,7 @@ struct Reductions {  // per-block sums of several launches, each [job, c, tiles]
 // Jobs::edge is the source state. Backward: the two sums. Grid: ceil(c / kWarps) x jobs of all parts.
 template <typename T, bool kBackward>
 __global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, const __grid_constant__ Reductions sums) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     const int lane = threadIdx.x % 32, c = blockIdx.x * kWarps + threadIdx.x / 32;
     if (c >= p.c) return;
@@ -81,6 +82,7 @@ struct Affine {
 // (sum, sum of squares) of both pools of a state. Grid: segments x states; slots 2 * job + {max, avg}.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pool_kernel(Plan<T> p, Jobs states) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     Segment s;
     if (!s.pick(p)) return;
@@ -107,6 +109,7 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(Plan<T> p, Jobs states) 
 // Node `node` = sum over its edges of gate * op. Grid: segments.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) blend_kernel(Plan<T> p, int node) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     constexpr int kPixels = kSegment / 32;
     Segment s;
@@ -157,6 +160,7 @@ constexpr int kStreamNorms[3] = {kMax, kAvg, kFr};
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs edges) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     Segment s;
     if (!s.pick(p)) return;
@@ -200,6 +204,7 @@ struct Window {
 
 template <typename T, int kTeam, bool kShared>
 __global__ void __launch_bounds__(kThreads) gather_kernel(Plan<T> p, int source) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     constexpr int kTeams = kThreads / kTeam;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -282,6 +287,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(Plan<T> p, int source)
 template <typename A>
 __global__ void __launch_bounds__(kThreads) finish_groups_kernel(const A* partial, A* out, std::int64_t slots, std::int64_t slot_size,
                                                                  int groups, std::int64_t slot_stride, std::int64_t group_stride) {
+    wait_for_previous();
     const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= slots * slot_size) return;
     const A* from = partial + i / slot_size * slot_stride + i % slot_size;
@@ -293,6 +299,7 @@ __global__ void __launch_bounds__(kThreads) finish_groups_kernel(const A* partia
 // dL/dgate = sum over channels of sum g * op. One warp an (edge, op).
 template <typename T>
 __global__ void gate_gradient_kernel(Plan<T> p, typename Arithmetic<T>::Type* dgates) {
+    wait_for_previous();
     const int edge = blockIdx.x, op = threadIdx.x / 32, lane = threadIdx.x % 32;
     constexpr int kNormOf[kOps] = {-1, kMax, kAvg, kFr, kSep3Second, kSep5Second, kDil3, kDil5};
     double sum = 0;

@@ -58,6 +58,7 @@ struct Fp32Weights {
 
 // A warp makes one 16 x 8 block. Grid: blocks, convolutions and the factorized reduce, edges.
 static __global__ void __launch_bounds__(kThreads) fp32_weights_kernel(Plan<float> p, bool backward) {
+    wait_for_previous();
     const Fp32Weights f(p);
     const int lane = threadIdx.x % 32, item = blockIdx.x * kWarps + threadIdx.x / 32, conv = blockIdx.y, edge = blockIdx.z;
     if (item >= p.c / 16 * (p.c / 8) || (conv == kFr && !p.strided(edge))) return;
@@ -146,7 +147,7 @@ __device__ __forceinline__ void depthwise_patch(const float* plane, const float*
     constexpr int kPad = K / 2 * kDilation, R = Patch<G>::R, kWidth = 4 * G::S + 8;
     float w[K * K];
 #pragma unroll
-    for (int k = 0; k < K * K; ++k) w[k] = __ldg(weights + (kFlip ? K * K - 1 - k : k));
+    for (int k = 0; k < K * K; ++k) w[k] = weights[kFlip ? K * K - 1 - k : k];
     const float* top = plane + (G::row(patch.m) - kPad) * G::PITCH + patch.column * G::S;
 #pragma unroll
     for (int row = 0; row < G::S * (R - 1) + (K - 1) * kDilation + 1; ++row) {
@@ -179,21 +180,26 @@ __device__ __forceinline__ void with_kernel(int conv, F f) {
 
 template <typename G>
 class Fp32Depthwiser {
+    static_assert(G::kGroup == 1);
+
 public:
-    __device__ Fp32Depthwiser(const Plan<float>& p, const Fp32Weights&, int edge, int conv) : conv_(conv), weights_(p.dw_of(edge, conv)) {}
-    __device__ void fetch(int) {}
-    __device__ __forceinline__ void run(const float* planes, int c0, float* d) {
+    static constexpr int kWords = 25 * G::C;
+    __device__ Fp32Depthwiser(const Plan<float>& p, const Fp32Weights&, int edge, int conv, unsigned* shared)
+        : conv_(conv), weights_(reinterpret_cast<const float*>(shared)) {
+        if (conv == kFr) return;
+        const float* from = p.dw_of(edge, conv);
+        for (int i = threadIdx.x; i < kernel_of(conv) * kernel_of(conv) * G::C / 4; i += kThreads) copy_async(shared + 4 * i, from + 4 * i);
+    }
+    __device__ __forceinline__ void run(const float* plane, int c, float* d) const {
         const Patch<G> patch;
-        for (int c = threadIdx.x / 32; c < G::CH; c += kWarps) {
-            float out[Patch<G>::R][4] = {};
-            with_kernel(conv_, [&](auto k, auto dilation) {
-                constexpr int K = decltype(k)::value;
-                depthwise_patch<G, K, decltype(dilation)::value, false>(planes + c * G::PLANE, weights_ + (c0 + c) * K * K, patch, out);
-            });
+        float out[Patch<G>::R][4] = {};
+        with_kernel(conv_, [&](auto k, auto dilation) {
+            constexpr int K = decltype(k)::value;
+            depthwise_patch<G, K, decltype(dilation)::value, false>(plane, weights_ + c * K * K, patch, out);
+        });
 #pragma unroll
-            for (int r = 0; r < Patch<G>::R; ++r)
-                *reinterpret_cast<float4*>(d + c * G::DP + G::position(patch.m + r, patch.column)) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
-        }
+        for (int r = 0; r < Patch<G>::R; ++r)
+            *reinterpret_cast<float4*>(d + G::position(patch.m + r, patch.column)) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
     }
 
 private:

@@ -78,13 +78,14 @@ __device__ __forceinline__ void weight_patch(const float* plane, const float (&g
 // Input gradient of all four convolutions that read a state. Grid: groups x channels / 4 x edges.
 template <typename G>
 __global__ void __launch_bounds__(128) fp32_state_input_kernel(Plan<float> p, Jobs edges) {
+    wait_for_previous();
     using F = Fp32Depthwise<G>;
     using Out = typename F::Out;
     constexpr int R = Patch<G>::R;
     extern __shared__ __align__(16) unsigned char shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * F::kWarpsHere + warp, edge = edges.edge[blockIdx.z];
     float* gradient = reinterpret_cast<float*>(shared) + warp * F::kWarpElements;
-    clear_sides<Out>(1, gradient, lane, 32);
+    clear_sides<Out>(1, gradient);
     const Patch<Out> patch;
     const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(128) fp32_state_input_kernel(Plan<float> p, Jo
         const auto add = [&](int conv, auto k, auto dilation) {
             constexpr int K = decltype(k)::value, kDilation = decltype(dilation)::value;
             __syncwarp();
-            load_planes<Out, 1, 32, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
+            load_plane<Out, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
             __syncwarp();
             input_patch<G, K, kDilation>(gradient, p.dw_of(edge, conv) + c * K * K, patch, dx);
         };
@@ -135,8 +136,8 @@ __device__ __forceinline__ void one_convolution(const Plan<float>& p, int edge, 
     const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         __syncwarp();
-        load_planes<G, 1, 32>(p, in.x, in.norm, c, tile, plane);
-        load_planes<Out, 1, 32, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
+        load_plane<G>(p, in.x, in.norm, c, tile, plane);
+        load_plane<Out, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
         __syncwarp();
         float own[R][4];
 #pragma unroll
@@ -177,12 +178,13 @@ __device__ __forceinline__ void one_convolution(const Plan<float>& p, int edge, 
 
 template <typename G, bool kSecond>
 __global__ void __launch_bounds__(128) fp32_weight_kernel(Plan<float> p, Jobs jobs) {
+    wait_for_previous();
     using F = Fp32Depthwise<G>;
     extern __shared__ __align__(16) unsigned char shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * F::kWarpsHere + warp;
     float* plane = reinterpret_cast<float*>(shared) + warp * F::kWarpElements;
-    clear_sides<G>(1, plane, lane, 32);
-    clear_sides<typename F::Out>(1, plane + G::PLANE, lane, 32);
+    clear_sides<G>(1, plane);
+    clear_sides<typename F::Out>(1, plane + G::PLANE);
     const int edge = jobs.edge[blockIdx.z], conv = jobs.kind[blockIdx.z];
     with_kernel(conv, [&](auto k, auto dilation) {
         if constexpr (!kSecond || decltype(dilation)::value == 1)

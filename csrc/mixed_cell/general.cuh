@@ -48,6 +48,7 @@ __device__ A pointwise(const Plan<T>& p, int conv, const A* weights, const A* d,
 // z = pw * depthwise(relu(x)) of one convolution of one edge, and its sums. Grid: tiles x jobs.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, ConvSums what) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     extern __shared__ __align__(16) unsigned char shared[];
     A* d = reinterpret_cast<A*>(shared);
@@ -83,6 +84,7 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, Co
 // dz of a tile, the gradient dd = pw^T dz of the depthwise output, and this group's share of dpw = dz d^T. Grid: groups x jobs.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p, Jobs jobs) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     extern __shared__ __align__(16) unsigned char shared[];
     const int edge = jobs.edge[blockIdx.y], conv = jobs.kind[blockIdx.y];
@@ -135,6 +137,7 @@ __global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p,
 // a second half through ReLU into h1, with the sums that the norm before it needs. Grid: tiles of input pixels x jobs.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p, Jobs jobs) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     const int edge = jobs.edge[blockIdx.y], kind = jobs.kind[blockIdx.y];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -181,6 +184,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p,
 // Gradient of the depthwise weights of one channel. Grid: (groups of images) x jobs x channels; kind is a Conv.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(Plan<T> p, Jobs jobs) {
+    wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     __shared__ A sums[kWarps];
     const int edge = jobs.edge[blockIdx.y], conv = jobs.kind[blockIdx.y], c = blockIdx.z;

@@ -75,6 +75,7 @@ template <typename T>
 std::int64_t lay_out_forward(Plan<T>& p, void* base) {
     Arena arena(base);
     arena.take(p.z_last, p.edges * 4 * p.size());
+    arena.take(p.pools, std::int64_t{p.nodes + 1} * 2 * p.size());
     arena.take(p.partial, kLanes * partial_count(p));
     char* fragments = nullptr;
     arena.take(fragments, Tuned<T>::fragment_bytes(p));
@@ -95,6 +96,7 @@ std::int64_t lay_out_backward(Plan<T>& p, void* base) {
     arena.take(p.sums, std::int64_t{p.edges} * kNorms * 2 * p.c);
     arena.take(p.dpw_partial, (p.edges * kConvs + reduced) * p.pw_groups() * std::int64_t{p.c} * p.c);
     arena.take(p.ddw_partial, std::int64_t{p.dw_groups()} * p.edges * kDwPerChannel * p.c);
+    arena.take(p.pools, std::int64_t{p.nodes + 1} * 2 * p.size());
     arena.take(p.partial, kLanes * partial_count(p));
     char* fragments = nullptr;
     arena.take(fragments, Tuned<T>::fragment_bytes(p));

@@ -5,9 +5,9 @@ namespace hwnas::mixed_cell::cuda {
 namespace {
 
 template <typename G, Depthwise kWhat>
-Status launch_depthwise(const Plan<bf16>& p, const Jobs& jobs, cudaStream_t stream) {
+Status launch_depthwise(const Plan<bf16>& p, const Jobs& jobs, Lane& lane) {
     using D = DepthwiseBackward<G, kWhat>;
-    return launch(depthwise_backward_mma_kernel<G, kWhat>, dim3(p.dw_groups(), G::C / D::kWarpsHere, jobs.count), D::kThreadsHere, D::kBytes, stream, p, jobs);
+    return launch(depthwise_backward_mma_kernel<G, kWhat>, dim3(p.dw_groups(), G::C / D::kWarpsHere, jobs.count), D::kThreadsHere, D::kBytes, lane, p, jobs);
 }
 
 }  // namespace
@@ -18,41 +18,41 @@ std::int64_t Tuned<bf16>::fragment_bytes(const P& p) {
     return with_geometry(p, false, [](auto) {}) ? Bf16Weights(p).words * 4 : 0;
 }
 
-Status Tuned<bf16>::prepare(const P& p, bool with_backward, cudaStream_t stream) {
+Status Tuned<bf16>::prepare(const P& p, bool with_backward, Lane& lane) {
     if (!covers(p, false)) return {};
     const int blocks = p.c / 16 * (p.c / 16), items = p.c > blocks ? p.c : blocks;
     const dim3 grid((items + kWarps - 1) / kWarps, kTaps + kConvs + (p.reduction ? 1 : 0), p.edges);
-    return launch(bf16_weights_kernel, grid, kThreads, 0, stream, p, with_backward);
+    return launch(bf16_weights_kernel, grid, kThreads, 0, lane, p, with_backward);
 }
 
-Status Tuned<bf16>::convolve(const P& p, const Jobs& jobs, ConvSums what, bool strided, cudaStream_t stream, int* tiles) {
-    return launch_convolve(p, jobs, what, strided, stream, tiles);
+Status Tuned<bf16>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
+    return launch_convolve(p, jobs, passes, what, strided, lane, tiles);
 }
 
-Status Tuned<bf16>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, cudaStream_t stream) {
-    return launch_pointwise_backward(p, jobs, strided, stream);
+Status Tuned<bf16>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane) {
+    return launch_pointwise_backward(p, jobs, strided, lane);
 }
 
-Status Tuned<bf16>::depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, cudaStream_t stream) {
+Status Tuned<bf16>::depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, Lane& lane) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
         if constexpr (G::S == 1) {
-            status = launch_depthwise<G, Depthwise::kState>(p, edges, stream);
+            status = launch_depthwise<G, Depthwise::kState>(p, edges, lane);
         } else {  // both at once would take more registers than there are
-            status = launch_depthwise<G, Depthwise::kStateInput>(p, edges, stream);
-            if (status) status = launch_depthwise<G, Depthwise::kOneWeight>(p, convs, stream);
+            status = launch_depthwise<G, Depthwise::kStateInput>(p, edges, lane);
+            if (status) status = launch_depthwise<G, Depthwise::kOneWeight>(p, convs, lane);
         }
     });
     return status;
 }
 
-Status Tuned<bf16>::depthwise_second_backward(const P& p, const Jobs& jobs, cudaStream_t stream, int* tiles) {
+Status Tuned<bf16>::depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles) {
     *tiles = p.dw_groups();
     Status status;
     with_geometry(p, false, [&](auto geometry) {
         using G = decltype(geometry);
-        if constexpr (G::S == 1) status = launch_depthwise<G, Depthwise::kSecond>(p, jobs, stream);
+        if constexpr (G::S == 1) status = launch_depthwise<G, Depthwise::kSecond>(p, jobs, lane);
     });
     return status;
 }

@@ -1,5 +1,6 @@
 // The mixed cell on CUDA: launches the stages in order of readiness. Edges that leave one state are ready together forward,
 // edges that enter one node are ready together backward.
+#include <atomic>
 #include <vector>
 
 #include "mixed_cell/stages.cuh"
@@ -8,45 +9,61 @@ namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
 
-// The caller's stream and a few more, so that edges off the critical path run beside it: most launches are too small to fill
-// the machine alone. Each host thread has its own per device, because events are recorded and waited for in turn.
+// The streams of one call: work on the critical path in the first, of the highest priority; edges beside it in the others,
+// because most launches are too small to fill the machine alone. Each host thread has its own per device, because events are
+// recorded and waited for in turn.
 class Lanes {
 public:
-    static Status open(cudaStream_t stream, Lanes& lanes) {
+    static Status open(cudaStream_t caller, Lanes& lanes) {
         constexpr int kDevices = 64;
         static thread_local Resources resources[kDevices];
         int device = 0;
         HWNAS_CUDA_TRY(cudaGetDevice(&device));
         if (device >= kDevices) return {"the mixed cell knows 64 devices"};
         Resources& r = resources[device];
-        for (int k = 1; k < kLanes; ++k)
-            if (!r.stream[k]) HWNAS_CUDA_TRY(cudaStreamCreateWithFlags(&r.stream[k], cudaStreamNonBlocking));
-        for (cudaEvent_t& event : r.event)
-            if (!event) HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+        if (!r.forked) {
+            int lowest = 0, highest = 0;
+            HWNAS_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+            for (int k = 0; k < kLanes; ++k)
+                HWNAS_CUDA_TRY(cudaStreamCreateWithPriority(&r.stream[k], cudaStreamNonBlocking, std::min(highest + k, lowest)));
+            for (cudaEvent_t& event : r.event) HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+            HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&r.forked, cudaEventDisableTiming));
+        }
         lanes.resources_ = &r;
-        lanes.main_ = stream;
+        lanes.caller_ = caller;
+        for (int k = 0; k < kLanes; ++k) lanes.lane_[k].stream = r.stream[k];
+        HWNAS_CUDA_TRY(cudaEventRecord(r.forked, caller));
+        HWNAS_CUDA_TRY(cudaStreamWaitEvent(r.stream[0], r.forked, 0));
         return {};
     }
-    cudaStream_t stream(int lane) const { return lane == 0 ? main_ : resources_->stream[lane]; }
+    Lane& operator[](int lane) { return lane_[lane]; }
     // What `to` does next comes after what `from` has been given so far.
     Status order(int from, int to) {
-        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], stream(from)));
-        HWNAS_CUDA_TRY(cudaStreamWaitEvent(stream(to), resources_->event[from], 0));
+        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], lane_[from].stream));
+        HWNAS_CUDA_TRY(cudaStreamWaitEvent(lane_[to].stream, resources_->event[from], 0));
+        lane_[to].chained = false;
+        return {};
+    }
+    // What the caller's stream does next comes after the first lane, which the others have joined.
+    Status close() {
+        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[0], lane_[0].stream));
+        HWNAS_CUDA_TRY(cudaStreamWaitEvent(caller_, resources_->event[0], 0));
         return {};
     }
 
 private:
     struct Resources {
         cudaStream_t stream[kLanes] = {};
-        cudaEvent_t event[kLanes] = {};
+        cudaEvent_t event[kLanes] = {}, forked = nullptr;
     };
     Resources* resources_ = nullptr;
-    cudaStream_t main_ = nullptr;
+    cudaStream_t caller_ = nullptr;
+    Lane lane_[kLanes];
 };
 
-// Both halves of all convolutions of some edges, with their statistics.
+// Both halves of all convolutions of some edges, with their statistics and those of the pools of some states.
 template <typename T>
-Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int count) {
+Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int count, const Jobs& states) {
     Jobs first[2], reduces, second;  // first[strided]
     for (int k = 0; k < count; ++k) {
         const int edge = edges[k];
@@ -54,7 +71,9 @@ Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int
         for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
         if (p.strided(edge)) reduces.add(edge, kFr);
     }
-    for (bool strided : {true, false}) HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided));
+    const bool strided = first[true].count > 0;  // the pools go along with the first launch
+    HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided, states));
+    if (strided) HWNAS_TRY(stages.convolve(first[false], ConvSums::kStatistics, false));
     HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
     HWNAS_TRY(stages.template finish_sums<false>());
     HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
@@ -76,10 +95,9 @@ Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, i
         for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) convs.add(edge, conv);
         if (strided) reduces.add(edge, kFr);
     }
-    HWNAS_TRY(stages.gradient_sums(edges));
     Jobs ready = second;  // what is ready together goes into one launch, unless strides differ
     for (int k = 0; !strided && k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
-    HWNAS_TRY(stages.convolve(ready, ConvSums::kGradient, false));
+    HWNAS_TRY(stages.convolve(ready, ConvSums::kGradient, false, edges));
     if (strided) HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, true));
     HWNAS_TRY(stages.template finish_sums<true>());
     HWNAS_TRY(stages.pointwise_backward(ready, false));
@@ -103,21 +121,18 @@ Status forward(const Forward& f, cudaStream_t stream) {
     Lanes lanes;
     HWNAS_TRY(Lanes::open(stream, lanes));
     std::vector<Stages<T>> stages;
-    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
-    HWNAS_TRY(lanes.order(0, 1));  // weights beside the pools
-    HWNAS_TRY(stages[1].prepare(false));
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes[lane], lane);
+    HWNAS_TRY(stages[0].prepare(false));
+    for (int lane = 1; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(0, lane));
+    // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
     Jobs inputs;
     for (int j = 0; j < 2; ++j) inputs.add(j, 0);
-    HWNAS_TRY(stages[0].pools(inputs));
-    for (int lane = 0; lane < kLanes; ++lane)
-        if (lane != 1) HWNAS_TRY(lanes.order(1, lane));
-    // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
     int edges[kMaxEdges], count = 0;
     for (int lane = 0; lane < std::min(p.nodes, kLanes); ++lane) {
         count = 0;
         for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
             for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
-        HWNAS_TRY(convolve_edges(stages[lane], p, edges, count));
+        HWNAS_TRY(convolve_edges(stages[lane], p, edges, count, lane == 0 ? inputs : Jobs{}));
     }
     for (int node = 0; node < p.nodes; ++node) {
         if (node > 0) {  // edges that leave the node before
@@ -126,14 +141,13 @@ Status forward(const Forward& f, cudaStream_t stream) {
             states.add(j, 0);
             count = 0;
             for (int i = node; i < p.nodes; ++i) edges[count++] = i * (i + 3) / 2 + j;
-            HWNAS_TRY(stages[0].pools(states));
-            HWNAS_TRY(convolve_edges(stages[0], p, edges, count));
+            HWNAS_TRY(convolve_edges(stages[0], p, edges, count, states));
             if (node < kLanes) HWNAS_TRY(lanes.order(node, 0));
         }
         HWNAS_TRY(stages[0].blend(node));
     }
     for (int lane = p.nodes; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(lane, 0));  // unused, but forked
-    return {};
+    return lanes.close();
 }
 
 template <typename T>
@@ -149,9 +163,10 @@ Status backward(const Backward& b, cudaStream_t stream) {
     Lanes lanes;
     HWNAS_TRY(Lanes::open(stream, lanes));
     std::vector<Stages<T>> stages;
-    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes.stream(lane), lane);
-    HWNAS_TRY(lanes.order(0, 1));  // weights beside the first gather
+    for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes[lane], lane);
+    HWNAS_TRY(lanes.order(0, 1));  // weights and pools beside the first gather
     HWNAS_TRY(stages[1].prepare(true));
+    HWNAS_TRY(stages[1].pool_values());
     for (int node = p.nodes - 1; node >= 0; --node) {
         HWNAS_TRY(stages[0].gather(node + 2, 1));
         if (node == p.nodes - 1) HWNAS_TRY(lanes.order(1, 0));
@@ -163,8 +178,30 @@ Status backward(const Backward& b, cudaStream_t stream) {
     }
     for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
     HWNAS_TRY(stages[0].gather(0, 2));
-    return stages[0].weight_gradients(b);
+    HWNAS_TRY(stages[0].weight_gradients(b));
+    return lanes.close();
 }
+
+}  // namespace
+
+Status can_chain(bool& can) {
+    constexpr int kDevices = 64;
+    static std::atomic<signed char> known[kDevices];  // 0: not asked yet
+    int device = 0;
+    HWNAS_CUDA_TRY(cudaGetDevice(&device));
+    if (device >= kDevices) return {"the mixed cell knows 64 devices"};
+    if (known[device] == 0) {
+        int major = 0;
+        HWNAS_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+        cudaFuncAttributes compiled{};
+        HWNAS_CUDA_TRY(cudaFuncGetAttributes(&compiled, finish_sums_kernel<float, false>));
+        known[device] = major >= 9 && compiled.ptxVersion >= 90 ? 1 : -1;
+    }
+    can = known[device] > 0;
+    return {};
+}
+
+namespace {
 
 template <typename F>
 auto dispatch(Type type, F f) {

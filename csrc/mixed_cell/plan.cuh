@@ -97,6 +97,7 @@ struct Plan {
     A* dpw_partial;    // [edges, kConvs, groups, c, c], then [reduced edges, groups, c, c]
     A* ddw_partial;    // [groups][edges, kDwPerChannel * c]
     // scratch, both
+    T* pools;          // [sources, 2, n, c, oh, ow]: max and average pool of every state that an edge reads (vector kernels)
     Pair<A>* partial;  // per-block sums, [job, c, tile]
     void* fragments;  // weights as the tensor cores want them (tuned bfloat16 kernels)
     Divisor by_ow, by_w, by_vectors;  // by_vectors: 8-pixel pieces of a plane
@@ -127,6 +128,7 @@ struct Plan {
         if (j < 2) return {s[j], std::int64_t{c} * h * w, h, w};
         return {y + (j - 2) * c * plane(), nodes * c * plane(), oh, ow};
     }
+    __host__ __device__ T* pool_of(int j, int norm) const { return pools + (std::int64_t{j} * 2 + norm - kMax) * size(); }
     __host__ __device__ View<const T> dense(const T* data) const { return {data, c * plane(), oh, ow}; }
     __host__ __device__ T* z_of(int edge, int norm) const {
         if (norm == kSep3First || norm == kSep5First) return z + (std::int64_t{edge} * 2 + norm / 2) * size();
@@ -161,6 +163,15 @@ struct Plan {
 
 // What a convolution's launch sums per channel: (sum z, sum z^2), and it stores z; or (sum g, sum g * zhat), and it does not.
 enum class ConvSums { kStatistics, kGradient };
+
+// The first thing that every kernel does. A launch may begin once all blocks of the one before it in its stream have ended
+// (launch.cuh); what they wrote is there when this returns. Letting it begin earlier costs more than it hides: blocks that
+// wait take the room of other streams' blocks.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // What one launch works on: blockIdx.y picks a job.
 struct Jobs {
@@ -218,17 +229,23 @@ template <typename T>
 struct NormGradient {
     using A = typename Arithmetic<T>::Type;
     A ca, cb, cc;
-    __device__ NormGradient(const Plan<T>& p, int edge, int norm, int op, int c) {
-        const int row = p.stat_row(edge, norm);
-        const A mean = p.stat(row, c).a, rstd = p.stat(row, c).b;
-        const A* sums = p.sums + (std::int64_t{edge} * kNorms + norm) * 2 * p.c;
-        const A count = static_cast<A>(p.pixels());
-        const A m1 = sums[c] / count, m2 = sums[p.c + c] / count;
-        const A a = op < 0 ? rstd : p.gates[edge * kOps + op] * rstd;  // op < 0: u is already the gradient of this norm's output
-        ca = a;
-        cb = -a * m2 * rstd;
-        cc = -a * m1 - cb * mean;
+    // What it comes from; loading it early hides the way to memory.
+    struct Source {
+        A mean, rstd, sum_u, sum_uz, gate;
+        __device__ Source(const Plan<T>& p, int edge, int norm, int op, int c) {
+            const Pair<A> stat = p.stat(p.stat_row(edge, norm), c);
+            const A* sums = p.sums + (std::int64_t{edge} * kNorms + norm) * 2 * p.c;
+            mean = stat.a, rstd = stat.b, sum_u = sums[c], sum_uz = sums[p.c + c];
+            gate = op < 0 ? A(1) : p.gates[edge * kOps + op];  // op < 0: u is already the gradient of this norm's output
+        }
+    };
+    __device__ NormGradient(const Plan<T>& p, const Source& s) {
+        const A count = static_cast<A>(p.pixels()), m1 = s.sum_u / count, m2 = s.sum_uz / count;
+        ca = s.gate * s.rstd;
+        cb = -ca * m2 * s.rstd;
+        cc = -ca * m1 - cb * s.mean;
     }
+    __device__ NormGradient(const Plan<T>& p, int edge, int norm, int op, int c) : NormGradient(p, Source(p, edge, norm, op, c)) {}
     __device__ A operator()(A u, A z) const { return ca * u + cb * z + cc; }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mixed_cell/general.cuh"
+#include "mixed_cell/launch.cuh"
 #include "mixed_cell/layout.cuh"
 
 namespace hwnas::mixed_cell::cuda {
@@ -12,66 +13,45 @@ namespace hwnas::mixed_cell::cuda {
         if (!hwnas_status) return hwnas_status;     \
     } while (0)
 
-template <typename Kernel>
-Status allow_shared(Kernel kernel, std::int64_t bytes) {
-    if (bytes <= 48 * 1024) return {};
-    int device = 0, limit = 0;
-    HWNAS_CUDA_TRY(cudaGetDevice(&device));
-    HWNAS_CUDA_TRY(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    if (bytes > limit) return {"the mixed cell needs more shared memory for this many channels than the device has"};
-    HWNAS_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-    return {};
-}
-
 template <typename T>
 class Stages {
     using A = typename Plan<T>::A;
     static constexpr bool kVectors = sizeof(T) <= 4;
 
 public:
-    Stages(const Plan<T>& plan, cudaStream_t stream, int lane) : p_(plan), stream_(stream), vectors_(vectors_cover(plan)) {
-        p_.partial += lane * partial_count(plan);
+    Stages(const Plan<T>& plan, Lane& lane, int index) : p_(plan), lane_(lane), vectors_(vectors_cover(plan)) {
+        p_.partial += index * partial_count(plan);
     }
 
-    Status prepare(bool with_backward) { return Tuned<T>::prepare(p_, with_backward, stream_); }
+    Status prepare(bool with_backward) { return Tuned<T>::prepare(p_, with_backward, lane_); }
 
-    Status convolve(const Jobs& jobs, ConvSums what, bool strided) {
-        if (jobs.count == 0) return {};
-        if (Tuned<T>::covers(p_, strided)) {
+    // Backward, before anything else: the pools of all states.
+    Status pool_values() {
+        if constexpr (kVectors) {
+            if (vectors_) return launch(pool_values_kernel<T>, dim3(vector_blocks(), p_.nodes + 1), kThreads, 0, lane_, p_);
+        }
+        return {};
+    }
+
+    // With `passes`: kStatistics, the states whose pools' statistics are wanted; kGradient, the edges whose other norms' sums are.
+    // They go into the same launch where the tuned kernel takes both.
+    Status convolve(const Jobs& jobs, ConvSums what, bool strided, const Jobs& passes = {}) {
+        if (jobs.count > 0 && Tuned<T>::covers(p_, strided)) {
+            const bool together = vectors_ && passes.count > 0;
             int tiles = 0;
-            HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, what, strided, stream_, &tiles));
-            return note_sums(jobs, tiles);
+            HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, together ? passes : Jobs{}, what, strided, lane_, &tiles));
+            note_sums(jobs, tiles);
+            if (!together) return elementwise_sums(passes, what);
+            note_pass_sums(passes, what);
+            return {};
         }
-        const int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
-        const std::int64_t bytes = 2 * std::int64_t{p_.c} * kTile * sizeof(A);
-        HWNAS_TRY(allow_shared(conv_kernel<T>, bytes));
-        conv_kernel<T><<<dim3(tiles, jobs.count), kThreads, bytes, stream_>>>(with_partial(), jobs, what);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return note_sums(jobs, tiles);
-    }
-
-    Status pools(const Jobs& states) {
-        if constexpr (kVectors) {
-            if (vectors_) pool_vector_kernel<T><<<dim3(vector_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
+        if (jobs.count > 0) {
+            const int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
+            const std::int64_t bytes = 2 * std::int64_t{p_.c} * kTile * sizeof(A);
+            HWNAS_TRY(launch(conv_kernel<T>, dim3(tiles, jobs.count), kThreads, bytes, lane_, with_partial(), jobs, what));
+            note_sums(jobs, tiles);
         }
-        if (!vectors_) pool_kernel<T><<<dim3(stream_blocks(), states.count), kThreads, 0, stream_>>>(with_partial(), states);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        Jobs slots;
-        for (int k = 0; k < states.count; ++k)
-            for (int norm : {kMax, kAvg}) slots.add(states.edge[k], norm);
-        return note_sums(slots, stream_tiles());
-    }
-
-    Status gradient_sums(const Jobs& edges) {
-        if constexpr (kVectors) {
-            if (vectors_) gradient_sums_vector_kernel<T><<<dim3(vector_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
-        }
-        if (!vectors_) gradient_sums_kernel<T><<<dim3(stream_blocks(), edges.count), kThreads, 0, stream_>>>(with_partial(), edges);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        Jobs slots;
-        for (int k = 0; k < edges.count; ++k)
-            for (int norm : kStreamNorms) slots.add(edges.edge[k], norm);
-        return note_sums(slots, stream_tiles());
+        return elementwise_sums(passes, what);
     }
 
     // Adds up all per-block sums since the last time.
@@ -80,8 +60,7 @@ public:
         int jobs = 0;
         for (int k = 0; k < sums_.count; ++k) jobs += sums_.part[k].jobs.count;
         const dim3 grid(static_cast<unsigned>(divide_up(p_.c, kWarps)), jobs);
-        finish_sums_kernel<T, kBackward><<<grid, kThreads, 0, stream_>>>(p_, sums_);
-        HWNAS_CUDA_TRY(cudaGetLastError());
+        HWNAS_TRY(launch(finish_sums_kernel<T, kBackward>, grid, kThreads, 0, lane_, p_, sums_));
         sums_ = {};
         partial_used_ = 0;
         return {};
@@ -89,27 +68,21 @@ public:
 
     Status blend(int node) {
         if constexpr (kVectors) {
-            if (vectors_) blend_vector_kernel<T><<<vector_blocks(), kThreads, 0, stream_>>>(p_, node);
+            if (vectors_ && p_.plane() >= 64) return launch(blend_vector_kernel<T>, vector_blocks(), kThreads, 0, lane_, p_, node);
         }
-        if (!vectors_) blend_kernel<T><<<stream_blocks(), kThreads, 0, stream_>>>(p_, node);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(blend_kernel<T>, stream_blocks(), kThreads, 0, lane_, p_, node);
     }
 
     Status gather(int first, int count) {
         if constexpr (kVectors) {
-            if (vectors_ && (first >= 2 || !p_.reduction) && kThreads * kVec % p_.plane() == 0) {
-                gather_vector_kernel<T><<<dim3(vector_blocks(), count), kThreads, 0, stream_>>>(p_, first);
-                HWNAS_CUDA_TRY(cudaGetLastError());
-                return {};
+            if (vectors_ && (first >= 2 || !p_.reduction) && kThreads * kVec % p_.plane() == 0 && p_.plane() >= 64) {
+                return launch(gather_vector_kernel<T>, dim3(vector_blocks(), count), kThreads, 0, lane_, p_, first);
             }
         }
         if constexpr (kVectors) {
-            if (vectors_ && first < 2 && p_.reduction && kThreads * kVec / 4 % p_.plane() == 0) {
+            if (vectors_ && first < 2 && p_.reduction && kThreads * kVec / 4 % p_.plane() == 0 && p_.plane() >= 16) {
                 const auto blocks = static_cast<unsigned>(divide_up(p_.size(), kThreads * kVec / 4));
-                gather_strided_vector_kernel<T><<<dim3(blocks, count), kThreads, 0, stream_>>>(p_);
-                HWNAS_CUDA_TRY(cudaGetLastError());
-                return {};
+                return launch(gather_strided_vector_kernel<T>, dim3(blocks, count), kThreads, 0, lane_, p_);
             }
         }
         const std::int64_t bytes = p_.plane() * sizeof(Window<T>);  // of one plane
@@ -120,37 +93,32 @@ public:
 
     Status pointwise_backward(const Jobs& jobs, bool strided) {
         if (jobs.count == 0) return {};
-        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, stream_);
+        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, lane_);
         const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
-        HWNAS_TRY(allow_shared(pointwise_backward_kernel<T>, bytes));
-        pointwise_backward_kernel<T><<<dim3(p_.pw_groups(), jobs.count), kThreads, bytes, stream_>>>(p_, jobs);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(pointwise_backward_kernel<T>, dim3(p_.pw_groups(), jobs.count), kThreads, bytes, lane_, p_, jobs);
     }
 
     // `convs`: every convolution that reads a state; `edges`: each edge once. Edges of one stride.
     Status depthwise_state_backward(const Jobs& convs, const Jobs& edges, bool strided) {
         if (convs.count == 0) return {};
-        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::depthwise_state_backward(p_, convs, edges, strided, stream_);
+        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::depthwise_state_backward(p_, convs, edges, strided, lane_);
         HWNAS_TRY(depthwise_weights(convs));
         const std::int64_t pixels = strided ? std::int64_t{p_.n} * p_.h * p_.w : p_.pixels();
-        depthwise_backward_kernel<T><<<dim3(static_cast<unsigned>(divide_up(pixels, kTile)), edges.count), kThreads, 0, stream_>>>(p_, edges);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(depthwise_backward_kernel<T>, dim3(static_cast<unsigned>(divide_up(pixels, kTile)), edges.count), kThreads, 0, lane_, p_, edges);
     }
 
     Status depthwise_second_backward(const Jobs& convs) {
         int tiles = static_cast<int>(divide_up(p_.pixels(), kTile));
         if (Tuned<T>::covers(p_, false)) {
-            HWNAS_TRY(Tuned<T>::depthwise_second_backward(with_partial(), convs, stream_, &tiles));
+            HWNAS_TRY(Tuned<T>::depthwise_second_backward(with_partial(), convs, lane_, &tiles));
         } else {
             HWNAS_TRY(depthwise_weights(convs));
-            depthwise_backward_kernel<T><<<dim3(tiles, convs.count), kThreads, 0, stream_>>>(with_partial(), convs);
-            HWNAS_CUDA_TRY(cudaGetLastError());
+            HWNAS_TRY(launch(depthwise_backward_kernel<T>, dim3(tiles, convs.count), kThreads, 0, lane_, with_partial(), convs));
         }
         Jobs slots;  // the sums belong to the norm before the second half
         for (int k = 0; k < convs.count; ++k) slots.add(convs.edge[k], convs.kind[k] - 1);
-        return note_sums(slots, tiles);
+        note_sums(slots, tiles);
+        return {};
     }
 
     Status weight_gradients(const Backward& b) {
@@ -159,36 +127,50 @@ public:
         HWNAS_TRY(finish_groups(p_.dpw_partial, b.dpw, p_.edges * kConvs, cc, pw, pw * cc, cc));
         if (p_.reduction) HWNAS_TRY(finish_groups(p_.dpw_partial + p_.edges * kConvs * pw * cc, b.dfr, 2 * p_.nodes, cc, pw, pw * cc, cc));
         HWNAS_TRY(finish_groups(p_.ddw_partial, b.ddw, 1, p_.edges * per_edge, p_.dw_groups(), 0, p_.edges * per_edge));
-        gate_gradient_kernel<T><<<p_.edges, 32 * kOps, 0, stream_>>>(p_, static_cast<A*>(b.dgates));
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(gate_gradient_kernel<T>, p_.edges, 32 * kOps, 0, lane_, p_, static_cast<A*>(b.dgates));
     }
 
 private:
+    Status elementwise_sums(const Jobs& passes, ConvSums what) {
+        if (passes.count == 0) return {};
+        const bool pools = what == ConvSums::kStatistics;
+        const dim3 grid(vectors_ ? vector_blocks() : stream_blocks(), passes.count);
+        if constexpr (kVectors) {
+            if (vectors_) HWNAS_TRY(launch(pools ? pool_vector_kernel<T> : gradient_sums_vector_kernel<T>, grid, kThreads, 0, lane_, with_partial(), passes));
+        }
+        if (!vectors_) HWNAS_TRY(launch(pools ? pool_kernel<T> : gradient_sums_kernel<T>, grid, kThreads, 0, lane_, with_partial(), passes));
+        note_pass_sums(passes, what);
+        return {};
+    }
+    void note_pass_sums(const Jobs& passes, ConvSums what) {
+        Jobs slots;
+        for (int k = 0; k < passes.count; ++k) {
+            if (what == ConvSums::kStatistics) {
+                for (int norm : {kMax, kAvg}) slots.add(passes.edge[k], norm);
+            } else {
+                for (int norm : kStreamNorms) slots.add(passes.edge[k], norm);
+            }
+        }
+        note_sums(slots, vectors_ ? p_.n * vector_tiles(p_) : p_.n * p_.segments());
+    }
+
     int vector_blocks() const { return static_cast<int>(divide_up(p_.size() / kVec, kThreads)); }
-    int stream_tiles() const { return vectors_ ? p_.n * vector_tiles(p_) : p_.n * p_.segments(); }
     int stream_blocks() const { return static_cast<int>(divide_up(std::int64_t{p_.n} * p_.c * p_.segments(), kWarps)); }
 
     template <int kTeam, bool kShared>
     Status gather(int first, int count, std::int64_t bytes) {
         const auto blocks = static_cast<unsigned>(divide_up(std::int64_t{p_.n} * p_.c, kThreads / kTeam));
-        gather_kernel<T, kTeam, kShared><<<dim3(blocks, count), kThreads, bytes, stream_>>>(p_, first);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(gather_kernel<T, kTeam, kShared>, dim3(blocks, count), kThreads, bytes, lane_, p_, first);
     }
 
     Status finish_groups(const A* partial, void* out, std::int64_t slots, std::int64_t slot_size, int groups, std::int64_t slot_stride,
                          std::int64_t group_stride) {
         const auto blocks = static_cast<unsigned>(divide_up(slots * slot_size, kThreads));
-        finish_groups_kernel<A><<<blocks, kThreads, 0, stream_>>>(partial, static_cast<A*>(out), slots, slot_size, groups, slot_stride, group_stride);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(finish_groups_kernel<A>, blocks, kThreads, 0, lane_, partial, static_cast<A*>(out), slots, slot_size, groups, slot_stride, group_stride);
     }
 
     Status depthwise_weights(const Jobs& convs) {
-        depthwise_weight_kernel<T><<<dim3(p_.dw_groups(), convs.count, p_.c), kThreads, 0, stream_>>>(p_, convs);
-        HWNAS_CUDA_TRY(cudaGetLastError());
-        return {};
+        return launch(depthwise_weight_kernel<T>, dim3(p_.dw_groups(), convs.count, p_.c), kThreads, 0, lane_, p_, convs);
     }
 
     // The next launch's per-block sums go behind those that wait already.
@@ -197,14 +179,13 @@ private:
         p.partial += partial_used_;
         return p;
     }
-    Status note_sums(const Jobs& jobs, int tiles) {
+    void note_sums(const Jobs& jobs, int tiles) {
         sums_.part[sums_.count++] = {jobs, tiles, partial_used_};
         partial_used_ += std::int64_t{jobs.count} * p_.c * tiles;
-        return {};
     }
 
     Plan<T> p_;
-    cudaStream_t stream_;
+    Lane& lane_;
     bool vectors_;  // the elementwise passes take 8 pixels a thread
     Reductions sums_;
     std::int64_t partial_used_ = 0;

@@ -15,9 +15,13 @@ struct Geometry {
     static constexpr bool kPacked = OW == 8;  // two images a tile
     static constexpr int kPart = kPacked ? 8 * S + 8 : 16 * S + 8, ROWS = kPacked ? 2 * kPart : kPart;
     static constexpr int PITCH = IW + 8, PLANE = ROWS * PITCH;
-    static constexpr int CH = sizeof(T) == 4 ? 8 : S == 2 ? 16 : C < 32 ? C : 32;  // channels in shared memory at a time
     static constexpr int DP = P + 16 / static_cast<int>(sizeof(T));
     static constexpr int MT = C / 16, NW = P / 64;  // 16-row blocks of c; 8-pixel blocks a warp has
+    // A warp has kEach channels; it asks for the rows of kBatch at a time, 16 bytes a load, and works on kGroup at a time.
+    static constexpr int kRowWords = IW * static_cast<int>(sizeof(T)) / 16, kLoads = (ROWS * kRowWords + 31) / 32;
+    static constexpr int kEach = C / kWarps, kBatch = kEach * kLoads <= 8 ? kEach : 4 * kLoads <= 8 ? 4 : 2 * kLoads <= 8 ? 2 : 1;
+    static constexpr int kGroup = sizeof(T) == 4 || NT >= 4 || kBatch == 1 ? 1 : NT == 1 && kBatch >= 4 ? 4 : 2;
+    static constexpr int kPlanes = kWarps * kGroup * PLANE;  // elements of shared memory for all warps' planes
     static_assert(C * P == 8192, "32 accumulators a thread");
     __device__ static int row(int m) { return kPacked ? m / 8 * kPart + m % 8 * S + 4 : m * S + 4; }
     __host__ __device__ static int tiles(int n, int oh) { return kPacked ? (n + 1) / 2 : n * (oh / 16); }
@@ -45,26 +49,26 @@ struct Geometry {
     }
 };
 
-// 8 neighbouring values through ReLU(norm(x)) or ReLU(x).
-__device__ __forceinline__ void rectify(uint4& x, const Pair<float>* norm) {
+// Neighbouring values through ReLU(norm(x)) or ReLU(x).
+__device__ __forceinline__ void rectify(uint4& x, bool normed, const Pair<float>& norm) {
     unsigned* words = reinterpret_cast<unsigned*>(&x);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
         __nv_bfloat162& pair = reinterpret_cast<__nv_bfloat162&>(words[k]);
-        if (norm) {
+        if (normed) {
             const float2 f = __bfloat1622float2(pair);
-            const float scale = norm->b, shift = -norm->a * scale;
+            const float scale = norm.b, shift = -norm.a * scale;
             pair = __floats2bfloat162_rn(fmaxf(fmaf(f.x, scale, shift), 0.f), fmaxf(fmaf(f.y, scale, shift), 0.f));
         } else {
             pair = __hmax2(pair, __floats2bfloat162_rn(0.f, 0.f));
         }
     }
 }
-__device__ __forceinline__ void rectify(float4& x, const Pair<float>* norm) {
+__device__ __forceinline__ void rectify(float4& x, bool normed, const Pair<float>& norm) {
     float* v = reinterpret_cast<float*>(&x);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        if (norm) v[k] = (v[k] - norm->a) * norm->b;
+        if (normed) v[k] = (v[k] - norm.a) * norm.b;
         v[k] = fmaxf(v[k], 0.f);
     }
 }
@@ -85,44 +89,71 @@ struct Word16<float> {
     using Type = float4;
 };
 
-// One tile's planes of kChannels channels from c0 on, by kThreadsHere threads. Values go through ReLU(norm(x)) or, without
-// norms, ReLU(x), if kRectify says so. Side columns stay. Several loads are in flight before the first is used: waiting for one
-// after the other took most of a tile's time.
-template <typename G, int kChannels, int kThreadsHere, bool kRectify = true, typename T>
-__device__ __forceinline__ void load_planes(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c0, int tile, T* planes) {
+// One tile's rows of one channel, on their way through a warp's registers into a plane in shared memory: several channels' loads
+// are in flight before the first is used, because waiting for one after the other took most of a tile's time.
+template <typename G>
+class Rows {
+    using T = typename G::T;
     using Word = typename Word16<T>::Type;
-    constexpr int kValues = 16 / sizeof(T), kWords = G::IW / kValues, kTotal = kChannels * G::ROWS * kWords;
-    constexpr int kEach = (kTotal + kThreadsHere - 1) / kThreadsHere, kBatch = kEach < 8 ? kEach : kEach % 5 == 0 ? 5 : 4;
-    const int strips = G::kPacked ? 1 : p.oh / 16, rank = threadIdx.x % kThreadsHere;
-#pragma unroll 1
-    for (int start = rank; start < kTotal; start += kBatch * kThreadsHere) {
-        Word words[kBatch];
+    static constexpr int kValues = 16 / sizeof(T);
+
+public:
+    using Words = Word[G::kLoads];
+    // c: the first channel that this warp will ask for.
+    __device__ Rows(const Plan<T>& p, const View<const T>& x, int tile, int c) {
+        const int strips = G::kPacked ? 1 : p.oh / 16, lane = threadIdx.x % 32, n0 = G::kPacked ? tile * 2 : tile / strips;
+        inside_ = 0;
 #pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-            const int i = start + k * kThreadsHere, v = i % kWords, row = i / kWords % G::ROWS, c = i / (kWords * G::ROWS);
-            const int n = G::kPacked ? tile * 2 + row / G::kPart : tile / strips;
+        for (int k = 0; k < G::kLoads; ++k) {
+            const int i = lane + k * 32, row = i / G::kRowWords;
+            const int n = G::kPacked ? n0 + row / G::kPart : n0;
             const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
-            words[k] = Word{};
-            if (i < kTotal && y >= 0 && y < x.h && n < p.n)
-                words[k] = __ldg(reinterpret_cast<const Word*>(x.data + n * x.image + std::int64_t{c0 + c} * x.h * G::IW + y * G::IW) + v);
+            offset_[k] = static_cast<int>((n - n0) * x.image) + y * G::IW + i % G::kRowWords * kValues;
+            if (i < G::ROWS * G::kRowWords && y >= 0 && y < x.h && n < p.n) inside_ |= 1u << k;
         }
+        plane_ = x.h * G::IW;
+        from_ = x.data + n0 * x.image + std::int64_t{c} * plane_;
+    }
+    // `channel`: counted from the first.
+    __device__ __forceinline__ void load(int channel, Words& to) const {
 #pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-            const int i = start + k * kThreadsHere, v = i % kWords, row = i / kWords % G::ROWS, c = i / (kWords * G::ROWS);
-            if (i >= kTotal) continue;
-            if (kRectify) {
-                const int n = G::kPacked ? tile * 2 + row / G::kPart : tile / strips;
-                const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
-                if (y >= 0 && y < x.h && n < p.n) rectify(words[k], norms ? norms + c0 + c : nullptr);
-            }
-            put(planes + c * G::PLANE + row * G::PITCH + 4 + v * kValues, words[k]);
+        for (int k = 0; k < G::kLoads; ++k) {
+            to[k] = Word{};
+            if (inside_ >> k & 1) to[k] = __ldg(reinterpret_cast<const Word*>(from_ + channel * plane_ + offset_[k]));
         }
     }
+    // Through ReLU(norm(x)) or, if not `normed`, ReLU(x), if kRectify says so. Side columns stay.
+    template <bool kRectify = true>
+    __device__ __forceinline__ void put(Words& from, bool normed, const Pair<float>& norm, T* plane) const {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int k = 0; k < G::kLoads; ++k) {
+            const int i = lane + k * 32;
+            if (i >= G::ROWS * G::kRowWords) continue;
+            if (kRectify && (inside_ >> k & 1)) rectify(from[k], normed, norm);
+            cuda::put(plane + i / G::kRowWords * G::PITCH + 4 + i % G::kRowWords * kValues, from[k]);
+        }
+    }
+
+private:
+    const T* from_;
+    int plane_, offset_[G::kLoads];
+    unsigned inside_;
+};
+
+// One tile's plane of channel c, by one warp.
+template <typename G, bool kRectify = true, typename T>
+__device__ __forceinline__ void load_plane(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c, int tile, T* plane) {
+    const Rows<G> rows(p, x, tile, c);
+    typename Rows<G>::Words words;
+    rows.load(0, words);
+    rows.template put<kRectify>(words, norms != nullptr, norms ? norms[c] : Pair<float>{}, plane);
 }
 
+// By one warp.
 template <typename G, typename T>
-__device__ __forceinline__ void clear_sides(int channels, T* planes, int rank, int threads) {
-    for (int i = rank; i < channels * G::ROWS; i += threads) {
+__device__ __forceinline__ void clear_sides(int channels, T* planes) {
+    for (int i = threadIdx.x % 32; i < channels * G::ROWS; i += 32) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             planes[i * G::PITCH + k] = T(0.f);
@@ -138,6 +169,10 @@ enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
 }
+__device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }  // of this thread: a barrier follows
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {  // zeros if not inside; `from` must be readable
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
 template <typename G>
 struct Staged {
     static constexpr int kMatrix = G::C * G::C * (sizeof(typename G::T) == 4 ? 2 : 1) / (sizeof(typename G::T) == 4 ? 1 : 2);
@@ -146,9 +181,6 @@ struct Staged {
         if (kWords == 0) return weights;
         for (int i = threadIdx.x; i < kWords / 4; i += kThreads) copy_async(shared + 4 * i, weights + 4 * i);
         return shared;
-    }
-    __device__ static void wait() {  // a barrier follows
-        if (kWords > 0) asm volatile("cp.async.wait_all;" ::: "memory");
     }
 };
 

@@ -2,7 +2,7 @@
 // stages fall back to the general kernels where it does not.
 #pragma once
 
-#include "mixed_cell/plan.cuh"
+#include "mixed_cell/launch.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
@@ -10,11 +10,11 @@ template <typename T>
 struct Tuned {  // no tuned kernels
     static bool covers(const Plan<T>&, bool) { return false; }
     static std::int64_t fragment_bytes(const Plan<T>&) { return 0; }
-    static Status prepare(const Plan<T>&, bool, cudaStream_t) { return {}; }
-    static Status convolve(const Plan<T>&, const Jobs&, ConvSums, bool, cudaStream_t, int*) { return {}; }
-    static Status pointwise_backward(const Plan<T>&, const Jobs&, bool, cudaStream_t) { return {}; }
-    static Status depthwise_state_backward(const Plan<T>&, const Jobs&, const Jobs&, bool, cudaStream_t) { return {}; }
-    static Status depthwise_second_backward(const Plan<T>&, const Jobs&, cudaStream_t, int*) { return {}; }
+    static Status prepare(const Plan<T>&, bool, Lane&) { return {}; }
+    static Status convolve(const Plan<T>&, const Jobs&, const Jobs&, ConvSums, bool, Lane&, int*) { return {}; }
+    static Status pointwise_backward(const Plan<T>&, const Jobs&, bool, Lane&) { return {}; }
+    static Status depthwise_state_backward(const Plan<T>&, const Jobs&, const Jobs&, bool, Lane&) { return {}; }
+    static Status depthwise_second_backward(const Plan<T>&, const Jobs&, Lane&, int*) { return {}; }
 };
 
 // `strided`: whether the jobs' convolutions have stride 2 (all of a launch have, or none). `tiles`: how many per-block sums a
@@ -24,12 +24,12 @@ struct Tuned<__nv_bfloat16> {
     using P = Plan<__nv_bfloat16>;
     static bool covers(const P& p, bool strided);
     static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
-    static Status prepare(const P& p, bool with_backward, cudaStream_t stream);
-    static Status convolve(const P& p, const Jobs& jobs, ConvSums what, bool strided, cudaStream_t stream, int* tiles);
-    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, cudaStream_t stream);
+    static Status prepare(const P& p, bool with_backward, Lane& lane);
+    static Status convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles);
+    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane);
     // `convs`: jobs (edge, conv) of all convolutions that read a state; `edges`: each edge once.
-    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, cudaStream_t stream);
-    static Status depthwise_second_backward(const P& p, const Jobs& jobs, cudaStream_t stream, int* tiles);
+    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, Lane& lane);
+    static Status depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles);
 };
 
 template <>
@@ -37,12 +37,12 @@ struct Tuned<float> {
     using P = Plan<float>;
     static bool covers(const P& p, bool strided);
     static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
-    static Status prepare(const P& p, bool with_backward, cudaStream_t stream);
-    static Status convolve(const P& p, const Jobs& jobs, ConvSums what, bool strided, cudaStream_t stream, int* tiles);
-    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, cudaStream_t stream);
+    static Status prepare(const P& p, bool with_backward, Lane& lane);
+    static Status convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles);
+    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane);
     // `convs`: jobs (edge, conv) of all convolutions that read a state; `edges`: each edge once.
-    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, cudaStream_t stream);
-    static Status depthwise_second_backward(const P& p, const Jobs& jobs, cudaStream_t stream, int* tiles);
+    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, Lane& lane);
+    static Status depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles);
 };
 
 }  // namespace hwnas::mixed_cell::cuda

@@ -81,8 +81,8 @@ struct Pixels {
     int n, c, at, row, column;  // at: in the plane
     bool active;
     template <typename T>
-    __device__ explicit Pixels(const Plan<T>& p) {
-        const int item = blockIdx.x * kThreads + threadIdx.x;
+    __device__ explicit Pixels(const Plan<T>& p, int block) {
+        const int item = block * kThreads + threadIdx.x;
         int plane, vector;
         p.by_vectors.divide(item, plane, vector);
         n = plane / p.c;
@@ -122,14 +122,32 @@ __device__ __forceinline__ bool plane_sums(const Plan<T>& p, const Pixels& px, f
     return px.active && threadIdx.x % lanes == 0;
 }
 
+// Both pools of state j, into Plan::pools, where blend and gradient_sums find them: computing them again for every edge that
+// leaves the state cost more.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pool_vector_kernel(Plan<T> p, Jobs states) {
-    const Pixels px(p);
-    const int j = states.edge[blockIdx.y];
+__device__ __forceinline__ void pool(const Plan<T>& p, int j, const Pixels& px, float (&max)[8], float (&avg)[8]) {
     const View<const T> x = p.state(j);
+    const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
+    pool8(p.reduction && j < 2, x.data + px.n * x.image + std::int64_t{px.c} * x.h * x.w, x.h, x.w, px.row, px.column, max, avg);
+    store8(p.pool_of(j, kMax) + image, max);
+    store8(p.pool_of(j, kAvg) + image, avg);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) pool_values_kernel(Plan<T> p) {
+    wait_for_previous();
+    const Pixels px(p, blockIdx.x);
+    float max[8], avg[8];
+    if (px.active) pool(p, blockIdx.y, px, max, avg);
+}
+
+// As pool_kernel and gradient_sums_kernel: block `block` of a job, whose slots begin at `partial`.
+template <typename T>
+__device__ __forceinline__ void pool_sums(const Plan<T>& p, int j, int block, Pair<float>* partial) {
+    const Pixels px(p, block);
     float max[8], avg[8], sums[4] = {};
     if (px.active) {
-        pool8(p.reduction && j < 2, x.data + px.n * x.image + std::int64_t{px.c} * x.h * x.w, x.h, x.w, px.row, px.column, max, avg);
+        pool(p, j, px, max, avg);
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
             sums[0] += max[k];
@@ -139,49 +157,80 @@ __global__ void __launch_bounds__(kThreads) pool_vector_kernel(Plan<T> p, Jobs s
         }
     }
     int tile;
-    if (!plane_sums(p, px, sums, tile)) return;
     const int tiles = p.n * vector_tiles(p);
-    for (int k = 0; k < 2; ++k) p.partial[((std::int64_t{blockIdx.y} * 2 + k) * p.c + px.c) * tiles + tile] = {sums[2 * k], sums[2 * k + 1]};
+    if (plane_sums(p, px, sums, tile))
+        for (int k = 0; k < 2; ++k) partial[(std::int64_t{k} * p.c + px.c) * tiles + tile] = {sums[2 * k], sums[2 * k + 1]};
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) blend_vector_kernel(Plan<T> p, int node) {
-    const Pixels px(p);
-    if (!px.active) return;
-    const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
-    float sum[8] = {}, shift = 0;
-    for (int j = 0; j < node + 2; ++j) {
-        const int edge = node * (node + 3) / 2 + j;
-        const bool strided = p.strided(edge);
+__global__ void __launch_bounds__(kThreads) pool_vector_kernel(Plan<T> p, Jobs states) {
+    wait_for_previous();
+    const std::int64_t before = std::int64_t{blockIdx.y} * 2 * p.c * p.n * vector_tiles(p);
+    pool_sums(p, states.edge[blockIdx.y], blockIdx.x, p.partial + before);
+}
+
+// Planes that a block of the kernels below may touch.
+constexpr int kBlockPlanes = kThreads * kVec / 64 + 1;
+
+// What a node's edges multiply their eight terms by, for each plane of a block.
+struct Blend {
+    float z[4], skip, max, avg, shift;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 3) blend_vector_kernel(Plan<T> p, int node) {
+    wait_for_previous();
+    __shared__ Blend blends[kBlockPlanes][kMaxNodes + 1];
+    const int plane_vectors = p.oh * p.ow / kVec, first_plane = blockIdx.x * kThreads / plane_vectors, edges = node + 2;
+    const int planes = (blockIdx.x * kThreads + kThreads - 1) / plane_vectors - first_plane + 1;
+    for (int i = threadIdx.x; i < planes * edges; i += kThreads) {
+        const int local = i / edges, j = i % edges, c = (first_plane + local) % p.c, edge = node * (node + 3) / 2 + j;
         const float* gates = p.gates + edge * kOps;
+        Blend b{};
         const auto scale = [&](int kind) {  // of z; the norm's shift goes to the sum of shifts
-            const Pair<float> norm = p.stat(p.stat_row(edge, kind), px.c);
+            const Pair<float> norm = p.stat(p.stat_row(edge, kind), c);
             const float s = gates[op_of(kind)] * norm.b;
-            shift -= s * norm.a;
+            b.shift -= s * norm.a;
             return s;
         };
+        constexpr int kKinds[4] = {kSep3Second, kSep5Second, kDil3, kDil5};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) b.z[k] = scale(kKinds[k]);
+        b.skip = p.strided(edge) ? scale(kFr) : gates[kSkip];
+        b.max = scale(kMax);
+        b.avg = scale(kAvg);
+        blends[local][j] = b;
+    }
+    __syncthreads();
+    const Pixels px(p, blockIdx.x);
+    if (!px.active) return;
+    const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
+    const Blend* own = blends[(blockIdx.x * kThreads + threadIdx.x) / plane_vectors - first_plane];
+    float sum[8] = {}, shift = 0;
+#pragma unroll 2
+    for (int j = 0; j < edges; ++j) {
+        const int edge = node * (node + 3) / 2 + j;
+        const bool strided = p.strided(edge);
+        const Blend b = own[j];
         const View<const T> x = p.state(j);
         const T* plane = x.data + px.n * x.image + std::int64_t{px.c} * x.h * x.w;
+        const T* z = p.z_of(edge, kSep3Second) + image;  // the four lie one after the other
 #pragma unroll
-        for (int kind : {kSep3Second, kSep5Second, kDil3, kDil5}) add8(p.z_of(edge, kind) + image, scale(kind), sum);
-        if (strided) add8(p.z_of(edge, kFr) + image, scale(kFr), sum);
-        else add8(plane + px.at, gates[kSkip], sum);
-        float max[8], avg[8];
-        pool8(strided, plane, x.h, x.w, px.row, px.column, max, avg);
-        const float of_max = scale(kMax), of_avg = scale(kAvg);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) sum[k] += of_max * max[k] + of_avg * avg[k];
+        for (int k = 0; k < 4; ++k) add8(z + k * p.size(), b.z[k], sum);
+        add8(strided ? p.z_of(edge, kFr) + image : plane + px.at, b.skip, sum);
+        add8(p.pool_of(j, kMax) + image, b.max, sum);
+        add8(p.pool_of(j, kAvg) + image, b.avg, sum);
+        shift += b.shift;
     }
 #pragma unroll
     for (float& v : sum) v += shift;
     store8(p.y + (std::int64_t{px.n} * p.nodes + node) * p.c * p.plane() + px.c * p.plane() + px.at, sum);
 }
 
-// The slots of gradient_sums_kernel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> p, Jobs edges) {
-    const Pixels px(p);
-    const int edge = edges.edge[blockIdx.y], j = p.source_of(edge);
+__device__ __forceinline__ void gradient_sums(const Plan<T>& p, int edge, int block, Pair<float>* partial) {
+    const Pixels px(p, block);
+    const int j = p.source_of(edge);
     const bool strided = p.strided(edge);
     float sums[4] = {};  // of g, then of its products
     if (px.active) {
@@ -190,7 +239,8 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> 
         const T* plane = x.data + px.n * x.image + std::int64_t{px.c} * x.h * x.w;
         float u[8], max[8], avg[8];
         load8(p.g_of(edge) + image, u);
-        pool8(strided, plane, x.h, x.w, px.row, px.column, max, avg);
+        load8(p.pool_of(j, kMax) + image, max);
+        load8(p.pool_of(j, kAvg) + image, avg);
         const auto product = [&](const float(&z)[8], int kind) {
             const Pair<float> norm = p.stat(p.stat_row(edge, kind), px.c);
             float sum = 0;
@@ -213,19 +263,42 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> 
         }
     }
     int tile;
-    if (!plane_sums(p, px, sums, tile)) return;
     const int tiles = p.n * vector_tiles(p);
-    for (int k = 0; k < 3; ++k) p.partial[((std::int64_t{blockIdx.y} * 3 + k) * p.c + px.c) * tiles + tile] = {sums[0], sums[k + 1]};
+    if (plane_sums(p, px, sums, tile))
+        for (int k = 0; k < 3; ++k) partial[(std::int64_t{k} * p.c + px.c) * tiles + tile] = {sums[0], sums[k + 1]};
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> p, Jobs edges) {
+    wait_for_previous();
+    const std::int64_t before = std::int64_t{blockIdx.y} * 3 * p.c * p.n * vector_tiles(p);
+    gradient_sums(p, edges.edge[blockIdx.y], blockIdx.x, p.partial + before);
 }
 
 // As gather_kernel, for states whose edges have stride 1 and planes that divide a block. Windows in shared memory: gradients of
 // their maximum and of each of their pixels through the average, and which of the nine pixels is the maximum.
+// What a state's edges multiply their upstream gradients by, for each plane of a block: the gradients of max and average pool
+// are factor * u + of_pool * pooled value + shift.
+struct Gather {
+    float max, avg, skip, max_of_pool, max_shift, avg_of_pool, avg_shift;
+};
+
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int source) {
+__global__ void __launch_bounds__(kThreads, 3) gather_vector_kernel(Plan<T> p, int source) {
+    wait_for_previous();
+    __shared__ Gather gathers[kBlockPlanes][kMaxNodes];
     __shared__ __align__(16) float of_max[kThreads * kVec], of_avg[kThreads * kVec];
     __shared__ __align__(8) unsigned char where[kThreads * kVec];  // 3 * row + column of the maximum in its window
-    const Pixels px(p);
-    const int j = source + blockIdx.y, first = j < 2 ? 0 : j - 1, h = p.oh, w = p.ow;
+    const Pixels px(p, blockIdx.x);
+    const int j = source + blockIdx.y, first = j < 2 ? 0 : j - 1, h = p.oh, w = p.ow, edges = p.nodes - first;
+    const int plane_vectors = h * w / kVec, first_plane = blockIdx.x * kThreads / plane_vectors, planes = kThreads / plane_vectors;
+    for (int i = threadIdx.x; i < planes * edges; i += kThreads) {
+        const int local = i / edges, node = first + i % edges, c = (first_plane + local) % p.c, edge = node * (node + 3) / 2 + j;
+        const NormGradient<T> max(p, edge, kMax, kMaxPool, c), avg(p, edge, kAvg, kAvgPool, c);
+        gathers[local][i % edges] = {max.ca, avg.ca, p.gates[edge * kOps + kSkip], max.cb, max.cc, avg.cb, avg.cc};
+    }
+    __syncthreads();
+    const Gather* own = gathers[threadIdx.x / plane_vectors];
     const View<const T> x = p.state(j);
     const T* plane = x.data + px.n * x.image + std::int64_t{px.c} * p.plane();
     const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
@@ -263,23 +336,27 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
                 for (int dj = 0; dj < 3; ++dj)
                     if (v[k + dj] > max[k]) max[k] = v[k + dj], at[k] = 3 * di + dj;
         }
+        const uint2 codes = make_uint2(at[0] | at[1] << 8 | at[2] << 16 | at[3] << 24, at[4] | at[5] << 8 | at[6] << 16 | at[7] << 24);
         float to_max[8] = {}, to_avg[8] = {}, max_factor = 0, max_shift = 0, avg_factor = 0, avg_shift = 0;
-        for (int i = first; i < p.nodes; ++i) {
-            const int edge = i * (i + 3) / 2 + j;
-            const NormGradient<T> max_norm(p, edge, kMax, kMaxPool, px.c), avg_norm(p, edge, kAvg, kAvgPool, px.c);
-            const float gate = p.gates[edge * kOps + kSkip];
-            float u[8];
-            load8(p.g + i * p.size() + image, u);
+        for (int start = 0; start < edges; start += 2) {
 #pragma unroll
-            for (int k = 0; k < 8; ++k) {
-                to_max[k] += max_norm.ca * u[k];
-                to_avg[k] += avg_norm.ca * u[k];
-                sum[k] += gate * u[k];
+            for (int q = 0; q < 2; ++q) {  // two nodes' loads in flight
+                const int i = start + q;
+                if (i >= edges) continue;
+                const Gather e = own[i];
+                float u[8];
+                load8(p.g + (first + i) * p.size() + image, u);
+#pragma unroll
+                for (int k = 0; k < 8; ++k) {
+                    to_max[k] += e.max * u[k];
+                    to_avg[k] += e.avg * u[k];
+                    sum[k] += e.skip * u[k];
+                }
+                max_factor += e.max_of_pool;
+                max_shift += e.max_shift;
+                avg_factor += e.avg_of_pool;
+                avg_shift += e.avg_shift;
             }
-            max_factor += max_norm.cb;
-            max_shift += max_norm.cc;
-            avg_factor += avg_norm.cb;
-            avg_shift += avg_norm.cc;
         }
         const float whole = 1.f / (3 * rows), less = 1.f / (2 * rows);
 #pragma unroll
@@ -288,7 +365,7 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
             to_max[k] += max_factor * max[k] + max_shift;
             to_avg[k] = (to_avg[k] + avg_factor * (columns[k] + columns[k + 1] + columns[k + 2]) * share + avg_shift) * share;
         }
-        *reinterpret_cast<uint2*>(where + threadIdx.x * 8) = make_uint2(at[0] | at[1] << 8 | at[2] << 16 | at[3] << 24, at[4] | at[5] << 8 | at[6] << 16 | at[7] << 24);
+        *reinterpret_cast<uint2*>(where + threadIdx.x * 8) = codes;
         store8(of_max + threadIdx.x * 8, to_max);
         store8(of_avg + threadIdx.x * 8, to_avg);
     }
@@ -319,6 +396,7 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
         }
     }
     float conv[8] = {};
+#pragma unroll 4
     for (int i = first; i < p.nodes; ++i) add8(p.dx_of(i * (i + 3) / 2 + j) + image, 1.f, conv);
     if (j >= 2) add8(p.dy + (std::int64_t{px.n} * p.nodes + j - 2) * p.c * p.plane() + px.c * p.plane() + px.at, 1.f, sum);
 #pragma unroll
@@ -332,21 +410,31 @@ __global__ void __launch_bounds__(kThreads) gather_vector_kernel(Plan<T> p, int 
 // The same for s0 and s1 of a reduction cell: windows are a quarter of the pixels, and the factorized reduce adds its two grids.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gather_strided_vector_kernel(Plan<T> p) {
+    wait_for_previous();
     constexpr int kWindows = kThreads * kVec / 4;
     __shared__ float of_max[kWindows], of_avg[kWindows];
     __shared__ int where[kWindows];  // pixel of the maximum in its plane
-    const int j = blockIdx.y, outputs = p.oh * p.ow, planes = p.n * p.c, first_plane = blockIdx.x * (kWindows / outputs);
+    __shared__ Gather gathers[kWindows / 16][kMaxNodes];
+    const int j = blockIdx.y, outputs = p.oh * p.ow, planes = p.n * p.c, block_planes = kWindows / outputs, first_plane = blockIdx.x * block_planes;
     const View<const T> x = p.state(j);
+    for (int i = threadIdx.x; i < block_planes * p.nodes; i += kThreads) {
+        const int node = i % p.nodes, edge = node * (node + 3) / 2 + j, c = (first_plane + i / p.nodes) % p.c;
+        const NormGradient<T> max(p, edge, kMax, kMaxPool, c), avg(p, edge, kAvg, kAvgPool, c);
+        gathers[i / p.nodes][node] = {max.ca, avg.ca, 0, max.cb, max.cc, avg.cb, avg.cc};
+    }
+    __syncthreads();
+#pragma unroll
     for (int k = threadIdx.x; k < kWindows; k += kThreads) {
-        const int plane = first_plane + k / outputs, q = k % outputs, c = plane % p.c;
+        const int plane = first_plane + k / outputs, q = k % outputs;
         if (plane >= planes) break;
         const Pooled<T> pool(x.data + std::int64_t{plane} * x.h * x.w, x.h, x.w, q / p.ow, q % p.ow, 2);
         float to_max = 0, to_avg = 0;
+#pragma unroll 4
         for (int i = 0; i < p.nodes; ++i) {
-            const int edge = i * (i + 3) / 2 + j;
+            const Gather e = gathers[k / outputs][i];
             const float u = load(p.g + i * p.size() + std::int64_t{plane} * outputs + q);
-            to_max += NormGradient<T>(p, edge, kMax, kMaxPool, c)(u, pool.max);
-            to_avg += NormGradient<T>(p, edge, kAvg, kAvgPool, c)(u, pool.avg);
+            to_max += e.max * u + e.max_of_pool * pool.max + e.max_shift;
+            to_avg += e.avg * u + e.avg_of_pool * pool.avg + e.avg_shift;
         }
         of_max[k] = to_max;
         of_avg[k] = to_avg * pool.inv_count;
@@ -372,6 +460,7 @@ __global__ void __launch_bounds__(kThreads) gather_strided_vector_kernel(Plan<T>
         }
     }
     const int grid = row % 2;
+#pragma unroll 4
     for (int i = 0; i < p.nodes; ++i) {
         const int edge = i * (i + 3) / 2 + j;
         add8(p.dx_of(edge) + image, 1.f, conv);

@@ -107,7 +107,9 @@ def test_other_layouts_and_unaligned_memory():
 def test_compiles_and_passes_opcheck():
     tensors = [t.requires_grad_() for t in on_gpu((2, 4, 6, 6, 2, True), torch.float32)]
     torch.library.opcheck(_forward_op, (*tensors, 2, True))
-    torch.library.opcheck(batch_norm_op, (tensors[0],))
+    torch.library.opcheck(batch_norm_op, (tensors[0], None, None))
+    weights = [torch.rand(4, device="cuda", requires_grad=True) for _ in range(2)]
+    torch.library.opcheck(batch_norm_op, (tensors[0], *weights))
     compiled = torch.compile(lambda *t: mixed_cell(*t, 2, True), fullgraph=True)
     assert torch.equal(compiled(*tensors), mixed_cell(*tensors, 2, True))
 
@@ -121,17 +123,20 @@ def test_second_device():
         assert torch.equal(a.cpu(), b.cpu())
 
 
+@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 16, 32, 32), (3, 5, 7, 5), (1, 3, 9, 3), (7, 64, 8, 8)], ids=str)
-def test_batch_norm(shape, dtype):
+def test_batch_norm(shape, dtype, affine):
     rng = torch.Generator().manual_seed(0)
     x, dy = ((2 * torch.randn(shape, generator=rng) + 1).to("cuda", dtype) for _ in range(2))
+    weights = [torch.randn(shape[1], generator=rng).cuda() for _ in range(2 * affine)]
 
-    def outcome(function, x: Tensor) -> list[Tensor]:
-        leaf = x.detach().requires_grad_()
-        y = function(leaf)
-        return [y.detach(), *torch.autograd.grad(y, leaf, dy.to(y.dtype))]
+    def outcome(function, x: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        leaves = [t.detach().requires_grad_() for t in (x, *weights)]
+        y = function(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
 
-    wanted, plain = outcome(batch_norm_reference, x.double()), outcome(batch_norm_reference, x)
-    for a, b, p in zip(outcome(batch_norm, x), wanted, plain, strict=True):
+    wanted = outcome(batch_norm_reference, x.double(), [w.double() for w in weights])
+    plain = outcome(batch_norm_reference, x, weights)
+    for a, b, p in zip(outcome(batch_norm, x, weights), wanted, plain, strict=True):
         assert relative(a, b) <= max(1e-6, 2 * relative(p, b))
