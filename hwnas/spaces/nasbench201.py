@@ -24,8 +24,18 @@ OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 
 
-def space(input: tuple[int, int, int] = (3, 32, 32), classes: int = 10, channels: int = 16, cells: int = 5) -> Space:
-    """`channels` of the first stage (doubled twice) and `cells` a stage; 16 and 5 in the benchmark."""
+def edge_ops(out: int, affine: bool) -> tuple[Op, ...]:
+    """The options of an edge of `out` channels, in the order of OPS."""
+    return Zero(), Identity(), ReluConvBn(out, 1, affine=affine), ReluConvBn(out, 3, affine=affine), Pool("avg")
+
+
+def space(
+    input: tuple[int, int, int] = (3, 32, 32), classes: int = 10, channels: int = 16, cells: int = 5, affine: bool = True
+) -> Space:
+    """`channels` of the first stage (doubled twice) and `cells` a stage; 16 and 5 in the benchmark.
+
+    `affine`: batch norms of the edges have weights, as in the benchmark; mixed supernets train without, and faster.
+    """
     if type(channels) is not int or type(cells) is not int or min(channels, cells) < 1:
         raise UserError("nasbench201 needs whole numbers of channels and cells, at least 1", got=(channels, cells))
     choices = tuple(Choice(f"e{a}_{b}", OPS) for a, b in EDGES)
@@ -36,7 +46,7 @@ def space(input: tuple[int, int, int] = (3, 32, 32), classes: int = 10, channels
         if stage:
             nodes.append(Node(f"reduce{stage}", ResidualBlock(out), (last,)))
             last = nodes[-1].name
-        options: tuple[Op, ...] = (Zero(), Identity(), ReluConvBn(out, 1), ReluConvBn(out, 3), Pool("avg"))
+        options = edge_ops(out, affine)
         for cell in range(cells):
             prefix = f"stage{stage}.cell{cell}"
             states = [last]

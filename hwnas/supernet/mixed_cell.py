@@ -1,8 +1,4 @@
-"""Cells that the native mixed cell covers: finding them in a space, and their weights in the order that the kernel reads.
-
-The supernet runs such a cell in one call instead of one op after another. Everything else about the weights stays as it is:
-each option's weights are views into the packed ones, under their IR names.
-"""
+"""Cells of DARTS edges, which the native mixed cell runs: finding them in a space, and their weights in the kernel's order."""
 
 from __future__ import annotations
 
@@ -20,40 +16,29 @@ from hwnas.ops.sep_conv import SepConv
 from hwnas.ops.sum import Sum
 from hwnas.space import Slot, Space
 from hwnas.spaces.darts import edge_ops
-from hwnas.supernet.gates import Gates
+from hwnas.supernet.native_cell import NativeCell, PackedWeights, readers
 
 
 @dataclass(frozen=True)
-class MixedCell:
-    """A cell of DARTS edges. `states` are the nodes that enter it, `slots` its edges, `inside` what only it computes."""
+class MixedCell(NativeCell):
+    """A cell whose nodes each sum an edge from every earlier state, and whose output concatenates them."""
 
-    states: tuple[str, str]
-    slots: tuple[Slot, ...]
-    inside: frozenset[str]
     channels: int
     nodes: int
     reduction: bool
 
-    def is_mixed(self, space: Space, gates: Gates) -> bool:
-        """Whether every edge has a vector as its gate."""
-        return all(isinstance(gates[space.choice_indices(slot)[0]], Tensor) for slot in self.slots)
-
-    def gates(self, space: Space, gates: Gates) -> Tensor:
-        """[edges, ops]"""
-        return torch.stack([gates[space.choice_indices(slot)[0]] for slot in self.slots])  # type: ignore[misc]
+    def packed(self) -> MixedWeights:
+        return MixedWeights(self)
 
 
 def find_mixed_cells(space: Space) -> dict[str, MixedCell]:
     """The cells of a space that the kernel covers, by the node that gives their output."""
     by_name = {n.name: n for n in space.nodes}
-    readers: dict[str, set[str]] = {}
-    for node in space.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, set()).add(node.name)
+    read = readers(space.nodes)
     found = {}
     for node in space.nodes:
         cell = _match(node, by_name) if isinstance(node, Node) and isinstance(node.op, Concat) else None
-        if cell and all(readers[name] <= cell.inside | {node.name} for name in cell.inside):
+        if cell and all(read[name] <= cell.inside | {node.name} for name in cell.inside):
             found[node.name] = cell
     return found
 
@@ -86,8 +71,8 @@ def _match(output: Node, by_name: dict[str, Node | Slot]) -> MixedCell | None:
     return MixedCell((states[0], states[1]), tuple(slots), inside, sep.out, len(sums), reduction)
 
 
-class PackedWeights(nn.Module):
-    """The convolution weights of a cell. Run with its two states [n, c, h, w] and gates [edges, ops], it is the cell."""
+class MixedWeights(PackedWeights):
+    """Runs with the two states [n, c, h, w] that enter."""
 
     def __init__(self, cell: MixedCell) -> None:
         super().__init__()
@@ -104,7 +89,6 @@ class PackedWeights(nn.Module):
         return mixed_cell(s0, s1, gates, self.dw, self.pw, self.fr, self.cell.nodes, self.cell.reduction)
 
     def view(self, edge: int, name: str) -> Tensor:
-        """The weight `<op>.<step>.weight` of an edge, in the shape that the op gives it."""
         c = self.cell.channels
         if name in self._depthwise:
             conv = self._depthwise[name]

@@ -24,8 +24,10 @@ from hwnas.lower.weights import init_weight
 from hwnas.placements import placements
 from hwnas.space import Genotype, Slot, Space
 from hwnas.supernet.gates import Gates, check_gates, slot_options
-from hwnas.supernet.mixed_cell import PackedWeights, find_mixed_cells
+from hwnas.supernet.mixed_cell import find_mixed_cells
 from hwnas.supernet.mixed_op import mixed_op
+from hwnas.supernet.native_cell import NativeCell, PackedWeights
+from hwnas.supernet.nb201_cell import find_nb201_cells
 
 
 def bank_name(node: str, op: Op) -> str:
@@ -46,11 +48,11 @@ class Supernet(nn.Module):
     """Input [n, *dims] -> logits [n, classes]."""
 
     def __init__(self, space: Space, seed: int = 0, native: bool = True) -> None:
-        """`native`: cells that the native mixed cell covers run through it when they are mixed and trained."""
+        """`native`: cells that a native kernel covers run through it when they are mixed and trained."""
         super().__init__()
         self.space = space
         self._names: dict[str, str] = {}  # bank weight -> attribute; modules allow no dots in names
-        self._cells = find_mixed_cells(space) if native else {}
+        self._cells: dict[str, NativeCell] = {**find_mixed_cells(space), **find_nb201_cells(space)} if native else {}
         self._packed: dict[str, tuple[PackedWeights, int]] = {}  # slot -> where its weights are, and as which edge
         specs: dict[str, WeightSpec] = {}
         for node, ops in placements(space).items():
@@ -59,7 +61,7 @@ class Supernet(nn.Module):
                     full = f"{bank_name(node, placed.op)}.{name}"
                     specs[full] = _larger(specs[full], spec) if full in specs else spec
         for output, cell in self._cells.items():
-            packed = PackedWeights(cell)
+            packed = cell.packed()
             self.add_module(output.replace(".", "/"), packed)
             self._packed |= {slot.name: (packed, edge) for edge, slot in enumerate(cell.slots)}
         for full, spec in specs.items():
