@@ -9,7 +9,8 @@ def devices(as_json: AsJson = False) -> None:
     """What can be measured here: processor, instruction sets, execution providers and the devices by name."""
     import os
 
-    from hwnas.latency.device import instruction_sets, known_devices, load_device, processor
+    from hwnas.latency.device import known_devices, load_device
+    from hwnas.latency.processor import instruction_sets, processor
     from hwnas.latency.session import providers
     from hwnas.report.tables import table
 
