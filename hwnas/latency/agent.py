@@ -39,7 +39,7 @@ WARM_UP_RUNS = 5
 UNTIMED = 3
 UNTIMED_SECONDS = 2e-2
 IDLE_SECONDS = 600
-FRAME_BYTES = 1 << 31
+TEXT_BYTES, BLOB_BYTES = 1 << 24, 1 << 31
 HEADER = struct.Struct(">II")
 
 
@@ -198,7 +198,7 @@ def write_frame(stream: IO[bytes], message: dict[str, Any], blob: bytes = b"") -
 def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """The next frame. EOFError at the end of the stream, also within a frame; ValueError if it is none."""
     sizes = HEADER.unpack(_read(stream, HEADER.size))
-    if max(sizes) > FRAME_BYTES:
+    if sizes[0] > TEXT_BYTES or sizes[1] > BLOB_BYTES:
         raise ValueError("what came is no frame")
     text, blob = _read(stream, sizes[0]), _read(stream, sizes[1])
     message: dict[str, Any] = json.loads(text)

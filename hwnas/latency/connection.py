@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -51,8 +53,9 @@ class Connection:
         arguments = ["-c", boot, folder, hashlib.sha256(pack).hexdigest(), str(len(pack)), str(CACHE_BYTES)]
         try:
             self._process = subprocess.Popen(
-                transport.command(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints
-            )
+                transport.command(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
+                start_new_session=True,  # so that whatever it starts can be ended with it
+            )  # fmt: skip
         except OSError as error:
             self._open.close()
             raise Lost(f"{transport.command([])[0]}: {error.strerror}") from None
@@ -90,7 +93,7 @@ class Connection:
 
         def expire() -> None:
             expired.set()
-            self._process.kill()
+            self._kill()
 
         timer = threading.Timer(seconds, expire)
         timer.start()
@@ -122,5 +125,9 @@ class Connection:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
