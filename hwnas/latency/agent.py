@@ -152,7 +152,7 @@ class Agent:
         except ImportError as error:
             raise UserError(f"{sys.executable} lacks what measuring needs", got=str(error)) from None
         self._open_session = self._open_session or Session
-        return {"fingerprint": fingerprint(self._settings), "pid": os.getpid()}
+        return {"fingerprint": fingerprint(self._settings)}
 
     def do_put(self, digest: str, blob: bytes) -> dict[str, Any]:
         self._cache.put(digest, blob)

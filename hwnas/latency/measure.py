@@ -84,7 +84,7 @@ class Measurement:
     @property
     def doubts(self) -> list[str]:
         """What exceeds the limits of a stable number, in words."""
-        found = [f"{what} {value:.1%}, limit {limit:.0%}" for what, value, limit, _ in self._judged() if value > limit]
+        found = [f"{what} {value:.2%}, limit {limit:.0%}" for what, value, limit, _ in self._judged() if value > limit]
         if self.blocks < LOWEST:
             found.append(f"{self.blocks} blocks, at least {LOWEST} needed")
         return found or ([] if self.stable else [f"the reference model was more than {CANARY_TOLERANCE:.0%} over its best"])

@@ -162,7 +162,7 @@ def test_two_turns_give_the_retest_error(run):
     assert b.retest == pytest.approx(0.03, rel=1e-6)
     assert a.verdict == "stable"
     assert b.verdict == "warn"
-    assert b.doubts == ["retest error 3.0%, limit 2%"]
+    assert b.doubts == ["retest error 3.00%, limit 2%"]
     assert a.blocks == b.blocks == 80
     assert b.latency_ms == pytest.approx(3.0)
     assert run(cost, seconds=60)[0].models[1].retest is None
