@@ -53,7 +53,7 @@ def measurement_table(measurements: Mapping[str, Measurement]) -> Table:
         )
         for name, m in measurements.items()
     ]  # fmt: skip
-    return table("Latency in ms", ("model", "quiet", "median", "IQR", "p90", "n", "retest error", "verdict"), rows)
+    return table("Latency in ms", ("model", "quiet", "median", "IQR", "p90", "n", "retest", "verdict"), rows)
 
 
 def arch_table(title: str, arch: Arch) -> Table:

@@ -41,6 +41,9 @@ class Model:
     """ONNX Runtime would fall back to the processor in silence, and the number would be of something else: that is refused."""
 
     def __init__(self, content: bytes, settings: Settings, batch: int) -> None:
+        self._memory = _MEMORY.get(settings.provider, "cpu")
+        if self._memory == "cuda" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls(msvc=False)  # CUDA's libraries from Python packages, which the system's loader does not find
         options = ort.SessionOptions()
         options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1
@@ -70,7 +73,7 @@ class Model:
 
     def _bind(self, settings: Settings, batch: int) -> None:
         """Made-up input and room for every output, in the provider's own memory."""
-        memory = _MEMORY.get(settings.provider, "cpu")
+        memory = self._memory
         index = int(settings.provider_options.get("device_id", 0))
         binding = self._binding = self._session.io_binding()
         self._held: list[Any] = []  # the binding keeps addresses, not objects
@@ -90,11 +93,10 @@ class Model:
                 raise UserError("a CUDA graph needs outputs of known shape", got=f"{value.name}: {value.shape}")
             else:
                 binding.bind_output(value.name, memory, index)
-        self._waits = memory != "cpu"
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding)
-        if self._waits:
+        if self._memory != "cpu":
             self._binding.synchronize_outputs()
 
     def predict(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
