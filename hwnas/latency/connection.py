@@ -24,6 +24,7 @@ AGENT = ("__init__.py", "errors.py", *(f"latency/{n}.py" for n in ("__init__", "
 START_SECONDS = 60.0
 CACHE_BYTES = 2 << 30
 COMPLAINT_BYTES = 2000
+LINE_BYTES = 1 << 16
 
 
 class Lost(Exception):  # noqa: N818
@@ -64,7 +65,7 @@ class Connection:
         self._in, self._out = self._process.stdin, self._process.stdout
         self._open.callback(self._end)
         with self._within(start_seconds):
-            while (line := self._out.readline()).strip() != b"hwnas: ready":  # a login shell may say things before
+            while (line := self._out.readline(LINE_BYTES)).strip() != b"hwnas: ready":  # a login shell may say things before
                 if not line:
                     raise EOFError
                 if line.strip() == b"hwnas: send":

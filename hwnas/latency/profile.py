@@ -222,6 +222,7 @@ def profile_space(
     if improve or any(map(profile.lacks, items)):
         with Target(profile.device) as target:
             for sweep in range(SWEEPS):
+                target.disconnect()  # where memory lies differs from process to process, and latency with it
                 todo = [item for item in items if item not in failed and _is_due(profile, item, sweep)]
                 done = len(items) - len(todo)
                 for batch in _batches(todo, sweep):

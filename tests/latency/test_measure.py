@@ -288,6 +288,9 @@ def test_the_canary_is_the_same_for_ever():
     import onnx
 
     model = onnx.load_model_from_string(canary_model())
-    assert [n.op_type for n in model.graph.node] == ["Conv", "BatchNormalization", "Relu"] * 3
+    assert [n.op_type for n in model.graph.node] == [
+        *["Conv", "BatchNormalization", "Relu"] * 3, "GlobalAveragePool", "Flatten", "Gemm", "Gemm",
+    ]  # fmt: skip
+    assert 4_300_000 < len(canary_model()) < 4_500_000
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:] == [32, 16, 16]
-    assert Session(canary_model(), HERE).predict(np.zeros((1, 32, 16, 16), np.float32)).shape == (1, 32, 16, 16)
+    assert Session(canary_model(), HERE).predict(np.zeros((1, 32, 16, 16), np.float32)).shape == (1, 1024)
