@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import openvino as ov
 
 from hwnas.errors import UserError
-from hwnas.latency.session import Settings, made_up, reason
+from hwnas.latency.session import Settings, made_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ class Model:
         try:
             self._model = self._core.read_model(content, b"")
         except RuntimeError as error:
-            raise UserError("this is not a model that OpenVINO can read", got=reason(error)) from None
+            raise UserError("this is not a model that OpenVINO can read", got=_reason(error)) from None
         arrays = [
             made_up(value.any_name, [d.get_length() if d.is_static else None for d in value.partial_shape], _kind(value), batch)
             for value in self._model.inputs
@@ -48,7 +48,7 @@ class Model:
             request = self._core.compile_model(self._model, given.provider, {**options, **given.provider_options})
         except RuntimeError as error:
             raise UserError(
-                f"OpenVINO cannot run this model with these options on {given.provider}", got=reason(error),
+                f"OpenVINO cannot run this model with these options on {given.provider}", got=_reason(error),
                 remedy="export it with supported operators, or measure it on another device",
             ) from None  # fmt: skip
         request = request.create_infer_request()
@@ -64,6 +64,11 @@ class Model:
         request.infer()
         result: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
         return result
+
+
+def _reason(error: Exception) -> str:
+    """The last line: those before it say where in OpenVINO's sources it was thrown."""
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 
 def _kind(value: Any) -> Any:
