@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 INSTRUCTION_SETS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "neon", "sve")
@@ -26,11 +27,13 @@ def instruction_sets() -> list[str]:
 
 
 def accelerators() -> list[str]:
-    """Names of the NVIDIA GPUs, where their driver says them."""
-    found = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        found += [line.split(":", 1)[1].strip() for line in _read(str(path)).splitlines() if line.startswith("Model:")]
-    return found
+    """Names of the NVIDIA GPUs, where their driver's tool says them."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.decode(errors="replace").splitlines() if done.returncode == 0 else []
 
 
 def cores() -> list[int]:

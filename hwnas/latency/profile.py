@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
@@ -72,6 +73,10 @@ class Item:
     space: str
     arch: Arch
 
+    @cached_property
+    def key(self) -> tuple[str, str, str]:
+        return self.kind, self.space, print_arch(self.arch)
+
 
 class Profile:
     """Rows that are valid on one device. `path` is the journal."""
@@ -118,7 +123,7 @@ class Profile:
         return row.canary_ms <= (1 + CANARY_TOLERANCE) * (self.canary_ms or 0.0)
 
     def visits(self, item: Item, turn: int | None = None) -> list[Row]:
-        visits = self._visits.get((item.kind, item.space, print_arch(item.arch)), [])
+        visits = self._visits.get(item.key, [])
         return [row for row in visits if turn in (None, row.turn)]
 
     def lacks(self, item: Item) -> bool:
@@ -145,8 +150,9 @@ class Profile:
         return min(reversed(rows), key=lambda row: row.canary_ms)
 
     def ops(self) -> dict[PlacedOp, Measurement]:
-        """The latency table."""
-        return {r.arch.placed(r.arch.nodes[0]): r.measurement for r in self.rows("op")}
+        """The latency table: of both turns the better one."""
+        rows = [self._best(visits) for (kind, _, _), visits in self._visits.items() if kind == "op"]
+        return {r.arch.placed(r.arch.nodes[0]): r.measurement for r in rows}
 
     def missing(self, space: Space) -> list[PlacedOp]:
         """Placed ops of a space that the profile does not hold."""
@@ -320,10 +326,10 @@ def _check(journal: Journal, device: Device) -> Journal:
     here, there = fingerprint(device), journal.header.get("fingerprint")
     if not isinstance(there, dict):
         raise UserError(f"the profile {journal.path} carries no fingerprint", got=str(there)[:60], remedy="profile again")
-    for key, value in here.items():
-        if there.get(key) != value:
+    for key in here | there:
+        if there.get(key) != here.get(key):
             raise UserError(
                 f"the profile {journal.path} was measured with another {key.replace('_', ' ')}: {there.get(key)}",
-                got=value, remedy="profile again into another folder (--out), or delete the old profile",
+                got=here.get(key), remedy="profile again into another folder (--out), or delete the old profile",
             )  # fmt: skip
     return journal

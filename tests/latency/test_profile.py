@@ -96,13 +96,33 @@ def test_a_torn_last_line_is_dropped_on_resume_and_refused_on_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "device", [Device(name="here", threads=2), Device(name="here", spinning=False), Device(name="here", optimization="basic")]
+    "device",
+    [
+        Device(name="here", threads=2),
+        Device(name="here", spinning=False),
+        Device(name="here", optimization="basic"),
+        Device(name="here", precision="int8"),
+    ],
 )
 def test_a_profile_of_another_device_is_refused(tmp_path, device):
     filled(tmp_path / "p.jsonl", 1, ops=False)
     for door in (Profile.load, Profile.open):
         with pytest.raises(UserError, match="measured with another"):
             door(tmp_path / "p.jsonl", device)
+
+
+def test_an_int8_profile_is_not_one_of_fp32(tmp_path):
+    Profile.open(tmp_path / "p.jsonl", Device(name="here", precision="int8"))
+    with pytest.raises(UserError, match="another precision: int8"):
+        Profile.load(tmp_path / "p.jsonl", HERE)
+
+
+def test_the_latency_table_holds_the_better_of_both_turns(tmp_path):
+    profile = Profile.open(tmp_path / "p.jsonl", HERE)
+    first, second, *_ = placed_ops(SPACE)
+    for placed, turn, canary, ms in ((first, 0, 0.2, 1.0), (first, 1, 0.2, 2.0), (second, 0, 0.3, 1.0), (second, 1, 0.2, 2.0)):
+        profile.add("op", "", op_arch(placed), turn, canary, number(ms))
+    assert {op: m.latency_ms for op, m in profile.ops().items()} == {first: 1.0, second: 2.0}
 
 
 def test_a_profile_of_another_runtime_is_refused_and_left_alone(tmp_path):
