@@ -10,6 +10,11 @@ import platform
 import subprocess
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 INSTRUCTION_SETS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "neon", "sve")
 
 
@@ -48,6 +53,11 @@ def cpu_ticks() -> tuple[int, int]:
         return ticks[7], sum(ticks)
     except (ValueError, IndexError):
         return 0, 0
+
+
+def interruptions() -> int:
+    """How often the scheduler took this process off a core that it wanted to stay on; 0 where the system does not say."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
 def _cpuinfo(*keys: str) -> list[str]:

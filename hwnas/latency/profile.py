@@ -85,7 +85,7 @@ class Profile:
         self._journal = journal
         self.device = device
         self._visits: dict[tuple[str, str, str], list[Row]] = {}  # by kind, space and text of the arch
-        self.canary_ms: float | None = None  # its lowest latency of all rows: how fast this machine is when it is quiet
+        self._canary_ms: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         for i in range(len(journal.rows)):
             self._read(i)
@@ -109,6 +109,15 @@ class Profile:
         header = {"format": FORMAT, "device": device.name, "fingerprint": fingerprint(device)}
         return cls(Journal.create(path, header), device)
 
+    @property
+    def canary_ms(self) -> float | None:
+        """The canary's lowest latency beside networks: how fast this machine is when it is quiet. None if none was measured."""
+        return self.best_canary_ms("network")
+
+    def best_canary_ms(self, kind: str) -> float | None:
+        """The canary's lowest latency beside such archs: large ones leave it less of the shared caches."""
+        return self._canary_ms.get(kind)
+
     def rows(self, kind: str, space: str | None = None) -> list[Row]:
         """A row for each arch and turn: of its quiet visits the fastest, and if none was quiet the quietest."""
         found = []
@@ -119,8 +128,8 @@ class Profile:
         return found
 
     def is_quiet(self, row: Row) -> bool:
-        """Whether the canary was within 3 % of the best that this machine ever showed."""
-        return row.canary_ms <= (1 + CANARY_TOLERANCE) * (self.canary_ms or 0.0)
+        """Whether the canary was within 3 % of the best that this machine ever showed with such company."""
+        return row.canary_ms <= (1 + CANARY_TOLERANCE) * self._canary_ms[row.kind]
 
     def visits(self, item: Item, turn: int | None = None) -> list[Row]:
         visits = self._visits.get(item.key, [])
@@ -179,7 +188,7 @@ class Profile:
             return
         row = _row(self._journal, index)
         self._visits.setdefault((row.kind, row.space, values["arch"]), []).append(row)
-        self.canary_ms = min(row.canary_ms, self.canary_ms or math.inf)
+        self._canary_ms[row.kind] = min(row.canary_ms, self._canary_ms.get(row.kind, math.inf))
 
 
 def calibration_archs(space: Space, count: int) -> list[Arch]:
@@ -236,7 +245,8 @@ def profile_space(
                     if left < LEAST_SECONDS:
                         break
                     progress(f"sweep {sweep + 1}", done, len(items))
-                    failed.update(_visit(profile, batch, target, min(left, max(LEAST_SECONDS, seconds_per_arch * len(batch)))))
+                    seconds = seconds_per_arch * len(batch) * (2 if batch[0].kind == "network" else 1)
+                    failed.update(_visit(profile, batch, target, min(left, max(LEAST_SECONDS, seconds))))
                     done += len(batch)
                 progress(f"sweep {sweep + 1}", done, len(items))
     lacking = sum(map(profile.lacks, items))
@@ -274,7 +284,7 @@ def _batches(items: Sequence[Item], sweep: int) -> Iterator[list[Item]]:
 def _visit(profile: Profile, items: Sequence[Item], target: Target, seconds: float) -> list[Item]:
     """Measures items against each other and records what came of it; returns those that failed."""
     models = [to_onnx(i.arch, init_weights(i.arch)).SerializeToString() for i in items]
-    found = measure(models, profile.device, seconds=seconds, canary_ms=profile.canary_ms, target=target)
+    found = measure(models, profile.device, seconds=seconds, canary_ms=profile.best_canary_ms(items[0].kind), target=target)
     failed: dict[Item, str] = {}
     for item, outcome in zip(items, found.outcomes, strict=True):
         if isinstance(outcome, Failure):

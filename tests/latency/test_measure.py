@@ -168,6 +168,27 @@ def test_two_turns_give_the_retest_error(run):
     assert run(cost, seconds=60)[0].models[1].retest is None
 
 
+def test_blocks_that_the_scheduler_interrupted_are_timed_again(run):
+    """Two runs of `b` in three are interrupted and take twice as long: the third try of each block is whole."""
+    worlds = []
+
+    def cost(model: bytes, number: int, now: float) -> float:
+        interrupted = model == b"b" and number % 3 > 0
+        worlds[0].interruptions += interrupted
+        return steady(model, number, now) * (1 + interrupted)
+
+    found, _ = run(cost, trouble=lambda world, request: worlds.append(world))
+    _, b = found.models
+    assert b.latency_ms == b.p90_ms == pytest.approx(3.0)
+    worlds.clear()
+    always, _ = run(lambda m, n, now: interrupt(worlds[0]) or steady(m, n, now), trouble=lambda w, request: worlds.append(w))
+    assert always.models[1].latency_ms == pytest.approx(3.0)  # it gives up and takes what it gets
+
+
+def interrupt(world: World) -> None:
+    world.interruptions += 1
+
+
 class TestTrouble:
     """Connections that break. Every block that was timed before still counts."""
 

@@ -190,6 +190,18 @@ def test_the_fastest_of_the_quiet_visits_stands(tmp_path):
     assert [(r.turn, r.measurement.latency_ms) for r in profile.rows("empty")] == [(0, 4.0), (1, 7.0)]
 
 
+def test_the_canary_is_compared_with_itself_in_the_same_company(tmp_path):
+    """Beside networks, which leave it less of the caches, it is never as fast as beside ops."""
+    profile = Profile.open(tmp_path / "p.jsonl", HERE)
+    assert profile.canary_ms is None
+    arch, *_ = calibration_archs(SPACE, 1)
+    op = op_arch(placed_ops(SPACE)[0])
+    for kind, of, canary in (("op", op, 0.20), ("op", op, 0.21), ("network", arch, 0.25), ("network", arch, 0.26)):
+        profile.add(kind, "", of, len(profile.rows(kind)), canary, number(1.0))
+    assert [profile.is_quiet(row) for kind in ("op", "network") for row in profile.rows(kind)] == [True, False, True, False]
+    assert (profile.canary_ms, profile.best_canary_ms("op")) == (0.25, 0.2)
+
+
 def test_retest_error_in_closed_form(tmp_path):
     profile = Profile.open(tmp_path / "p.jsonl", HERE)
     assert retest_error(profile, SPACE) is None

@@ -39,7 +39,7 @@ class World:
         self.runs: dict[bytes, int] = {}
         self.order: list[bytes] = []
         self.cache = Memory()
-        self.connections = 0
+        self.connections = self.interruptions = 0
         self.asked: list[dict[str, Any]] = []
 
     def target(self, device: Device = HERE) -> Target:
@@ -65,7 +65,9 @@ class World:
 class Wire:
     def __init__(self, world: World) -> None:
         self.world = world
-        self.agent = Agent(world.cache, world.session, lambda: world.now, lambda: world.steal(world.now))  # type: ignore[arg-type]
+        self.agent = Agent(
+            world.cache, world.session, lambda: world.now, lambda: world.steal(world.now), lambda: world.interruptions
+        )  # type: ignore[arg-type]  # fmt: skip
         self.open = True
 
     def ask(self, seconds: float, blob: bytes = b"", /, **request: Any) -> dict[str, Any]:
