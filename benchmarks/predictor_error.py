@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hwnas.latency.device import FOLDER, load_device, processor
+from hwnas.latency.device import FOLDER, load_device
 from hwnas.latency.predictor import make_predictor
+from hwnas.latency.processor import processor
 from hwnas.latency.profile import Profile, profile_space, retest_error
 from hwnas.plugins import known
 from hwnas.spaces import make_space

@@ -26,7 +26,7 @@ from hwnas.latency.device import FOLDER, Device, load_device
 from hwnas.latency.measure import Measurement, measure
 from hwnas.latency.predictor import LatencyPredictor, check_predictable, make_predictor
 from hwnas.latency.profile import Profile, profile_space, retest_error
-from hwnas.latency.session import fingerprint
+from hwnas.latency.target import fingerprint
 from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx

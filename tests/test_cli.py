@@ -103,6 +103,27 @@ def test_devices_as_json(call):
     assert named["cpu"]["available"] is True
     assert named["cpu"]["threads"] == 1
     assert named["cuda"]["available"] is ("CUDAExecutionProvider" in providers())
+    assert named["cpu-int8"]["precision"] == "int8"
+    assert named["h200-cuda-graph"]["provider_options"] == {"enable_cuda_graph": "1"}
+
+
+def test_a_device_by_name_is_reached_and_asked(call):
+    code, out, err = call("devices", "cpu", "cpu2-int8", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert {name: answer["threads"] for name, answer in found.items()} == {"cpu": "1", "cpu2-int8": "2"}
+    assert found["cpu2-int8"]["precision"] == "int8"
+    code, out, _ = call("devices", "cpu")
+    assert code == 0
+    assert found["cpu"]["runtime"] in out
+    refused(call("devices", "cpu", "nosuch"), "unknown device")
+
+
+def test_a_device_that_cannot_be_reached_is_refused(call, tmp_path):
+    (tmp_path / "pi").mkdir()
+    (tmp_path / "pi/device.toml").write_text('[transport]\nkind = "ssh"\nhost = "127.0.0.1"\nport = 1\n')
+    refused(call("devices", tmp_path / "pi"), "pi cannot be reached by ssh", "Connection refused")
+    assert call("devices", "--json")[0] == 0  # without a name nobody is reached
 
 
 def test_devices_as_a_table(call):
@@ -192,7 +213,8 @@ def test_measure_for_real(call, tmp_path, finished):
     """Any ONNX model, ours or not, on this machine and with no time to spare."""
     other = foreign(tmp_path / "other.onnx")
     code, out, err = call("measure", finished / "run/model.onnx", other, "--seconds", "0.1", "--json", fake=False)
-    assert (code, err) == (0, "")
+    assert code in (0, 1)
+    assert err == ""
     found = json.loads(out)
     assert [m["model"] for m in found["measurements"]] == [str(finished / "run/model.onnx"), str(other)]
     assert found["device"] == "cpu"
@@ -201,9 +223,26 @@ def test_measure_for_real(call, tmp_path, finished):
         assert 0 < m["latency_ms"] <= m["median_ms"] <= m["p90_ms"]
         assert m["blocks"] >= 3
         assert m["runs"] >= m["blocks"]
+        assert m["retest"] >= 0
+        assert m["verdict"] in ("stable", "warn", "refused")
+        assert (m["verdict"] == "stable") == (m["doubts"] == [])
     code, out, _ = call("measure", other, "--seconds", "0.1", fake=False)
-    assert code == 0
-    assert "quiet" in out
+    assert code in (0, 1)
+    assert all(word in out for word in ("quiet", "median", "IQR", "p90", "retest", "verdict"))
+
+
+@pytest.mark.parametrize(("error", "code"), [(0.001, 0), (0.03, 0), (0.2, 1)])
+def test_a_refused_number_exits_with_1(call, tmp_path, monkeypatch, error, code):
+    from hwnas.latency.measure import Measured, summarize
+
+    def measure(models, device, **arguments):
+        assert arguments["turns"] == 2
+        return Measured([summarize([1.0, 1.0, 1.0 + error], 1, True, 0.0)], summarize([0.2] * 3, 1, True, 0.0))
+
+    monkeypatch.setattr("hwnas.latency.measure.measure", measure)
+    found = call("measure", foreign(tmp_path / "m.onnx"), "--json", fake=False)
+    assert found[0] == code
+    assert json.loads(found[1])["measurements"][0]["verdict"] == ("stable", "warn", "refused")[(error > 0.01) + (error > 0.05)]
 
 
 def test_profile_as_json_and_as_a_table(call, tmp_path):
@@ -220,6 +259,28 @@ def test_profile_as_json_and_as_a_table(call, tmp_path):
     assert (code, err) == (0, "")
     assert "mbconv" in out
     assert Path(found["profile"]).read_bytes() == before  # complete: nothing is measured again
+
+
+def test_a_profile_of_two_sizes_that_stops_in_time(call, tmp_path):
+    arguments = ["profile", "--space", SPACE, "--input", "1,8,8", "--input", "1,12,12", "--networks", "6", "--out", tmp_path]
+    code, out, err = call(*arguments, "--minutes", "0.01", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["measured"] < found["total"]
+    assert found["predictors"] == {}
+    code, out, err = call(*arguments, "--minutes", "0.01")
+    assert code == 0
+    assert "the same command goes on" in out
+    code, out, err = call(*arguments, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["settled"] == found["total"]
+    assert found["failures"] == {}
+    assert [e["networks"] for e in found["predictors"]["macs"]] == [6, 6]
+    code, out, err = call(*arguments)
+    assert code == 0
+    assert "float32[1,8,8]" in out
+    assert "float32[1,12,12]" in out
 
 
 def image_folder(path: Path, classes: dict[str, int]) -> Path:

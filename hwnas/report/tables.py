@@ -48,12 +48,12 @@ def profile_table(title: str, ops: Mapping[PlacedOp, Measurement]) -> Table:
 def measurement_table(measurements: Mapping[str, Measurement]) -> Table:
     rows = [
         (
-            name, f"{m.latency_ms:.4f}", f"{m.median_ms:.4f}", f"{m.p90_ms:.4f}", f"{m.iqr_ms:.4f}", str(m.blocks),
-            "yes" if m.stable else "no",
+            name, f"{m.latency_ms:.4f}", f"{m.median_ms:.4f}", f"{m.iqr_ms:.4f}", f"{m.p90_ms:.4f}", str(m.blocks),
+            "" if m.retest is None else f"{m.retest:.1%}", m.verdict,
         )
         for name, m in measurements.items()
     ]  # fmt: skip
-    return table("Latency in ms", ("model", "quiet", "median", "p90", "IQR", "blocks", "stable"), rows)
+    return table("Latency in ms", ("model", "quiet", "median", "IQR", "p90", "n", "retest", "verdict"), rows)
 
 
 def arch_table(title: str, arch: Arch) -> Table:

@@ -1,0 +1,1 @@
+"""One file per transport, each with a class `Transport`."""
