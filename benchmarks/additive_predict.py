@@ -2,9 +2,9 @@
 
     python -m benchmarks.additive_predict [--archs 1000000] [--layers 20] [--choices 12] [--rounds 15] [--save]
 
-Both sides read the same genotypes, a byte a layer, and are checked against each other first. They run in turn, round after round;
-a figure is the median over the rounds, `spread` the distance between the quartiles. `numpy` is the faster of its two usual forms:
-one fancy index, and a sum over layers.
+Both sides read the same genotypes, a byte a layer, and are checked against each other first. They run in turn, round after
+round; a figure is the median over the rounds, `spread` the distance between the quartiles. The baseline is the faster of
+numpy's two usual forms: one fancy index, and a sum over layers.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
     for name, values in rates.items():
         low, _, high = statistics.quantiles(values, n=4)
         row: dict[str, Any] = {
-            "benchmark": "additive_predict", "case": f"{args.archs} archs, {args.layers} layers, {args.choices} choices, {name}",
+            "benchmark": "additive_predict", "case": f"{args.archs} archs, {args.layers} layers of {args.choices}, {name}",
             "metric": "rate", "value": round(medians[name], 1), "unit": "million archs a second", "baseline": numpy_name,
             "baseline_value": round(medians[numpy_name], 1), "ratio": round(medians[name] / medians[numpy_name], 1),
             "spread": round(high - low, 1), "best": round(max(values), 1), "device": processor(),

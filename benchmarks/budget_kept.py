@@ -1,9 +1,9 @@
 """How often is a budget broken? Searches at budgets spread over the space's range, their winners measured again later.
 
-    python -m benchmarks.budget_kept [--space SPACE] [--device cpu] [--searches 20] [--evaluations 300] [--profile FOLDER] [--save]
+    python -m benchmarks.budget_kept [--space SPACE] [--device cpu] [--searches 20] [--evaluations 300] [--save]
 
-What is judged is the budget, so a network's multiply-accumulates stand in for its accuracy and nothing is trained: searches then
-press against the budget at least as hard as with accuracy. All else is as in `hwnas search`: evolution among the candidates whose
+What is judged is the budget, so a network's multiply-accumulates stand in for its accuracy and nothing is trained: searches
+then press against the budget at least as hard as with accuracy. All else is as in `hwnas search`: evolution among those whose
 predicted upper bound meets the budget, the eight best measured together, the best of those within the budget chosen, and its
 measurement with it. When all searches are done, all winners are measured again, in another process. A winner breaks its budget
 where that latency is above it; it does so by more than the retest error where it is above by more than the mean distance of the
@@ -76,7 +76,9 @@ def search(predicted: Predicted, budget_ms: float, evaluations: int, seed: int, 
     return sorted(found.values(), key=lambda c: -c.score.accuracy)[:FINALISTS]
 
 
-def measure_finalists(space: Space, finalists: list[Candidate], device: Device, canary_ms: float | None) -> list[tuple[bytes, float]]:
+def measure_finalists(
+    space: Space, finalists: list[Candidate], device: Device, canary_ms: float | None
+) -> list[tuple[bytes, float]]:
     models = []
     for candidate in finalists:
         arch = simplify(space.decode(candidate.genotype))

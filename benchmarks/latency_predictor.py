@@ -4,9 +4,9 @@
 
 Two resolutions of the space share one profile and one model. First the profile: every placed op, and whole networks, as many as
 fit into the minutes, at most --networks of each resolution. Then 100 fresh networks, 50 of each resolution, which take part in
-nothing but the judgement: measured twice, the lower counts, and the distance of the two is the retest error. Each predictor is a
-case, and so are the sum of the isolated ops and that sum scaled; the baseline is the retest error for `mape` and the scaled sum
-for the other metrics. An interrupted run continues; --profile names where.
+nothing but the judgement: measured twice, the lower counts, and the distance of the two is the retest error. Each predictor
+is a case, and so are the sum of the isolated ops and that sum scaled; the baseline of `mape` is the retest error, of the others
+the scaled sum. An interrupted run continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 from hwnas.ir.arch import Arch
 from hwnas.latency.device import load_device, processor
 from hwnas.latency.predictor import (
-    LatencyPredictor, LatencyTable, Networks, PredictorError, best_predictor, prediction_error,
+    LatencyPredictor,
+    LatencyTable,
+    Networks,
+    PredictorError,
+    best_predictor,
+    prediction_error,
 )  # fmt: skip
 from hwnas.latency.profile import Profile, calibration_archs, profile_space
 from hwnas.lower.features import features
@@ -74,7 +79,9 @@ def table_sums(table: LatencyTable, archs: list[Arch]) -> NDArray[np.float64]:
     return np.array([sum(n * table.ops[op] for op, n in features(arch).ops.items()) for arch in archs])
 
 
-def judgements(table: LatencyTable, networks: Networks, held_out: Networks, again: float) -> Iterator[tuple[str, PredictorError]]:
+def judgements(
+    table: LatencyTable, networks: Networks, held_out: Networks, again: float
+) -> Iterator[tuple[str, PredictorError]]:
     mine, theirs = table_sums(table, networks.archs), table_sums(table, held_out.archs)
     yield "sum of ops", prediction_error(table.call_ms + theirs, held_out.latency_ms, again)
     scale, fixed = fit_nonnegative(np.stack([mine, np.ones(len(mine))], 1), networks.latency_ms)
@@ -115,10 +122,11 @@ def main() -> None:
             value = getattr(error, metric)
             if value is None:
                 continue
-            baseline = ("retest", again) if metric == "mape" else ("scaled sum of blocks", getattr(found["scaled sum of blocks"], metric))
+            scaled = getattr(found["scaled sum of blocks"], metric)
+            baseline = ("retest", again) if metric == "mape" else ("scaled sum of blocks", scaled)
             row = {
-                "benchmark": "latency_predictor", "case": f"{arguments.space} {case}", "metric": metric, "value": round(value, 5),
-                "unit": "rank correlation" if metric == "spearman" else "share", "baseline": baseline[0],
+                "benchmark": "latency_predictor", "case": f"{arguments.space} {case}", "metric": metric,
+                "value": round(value, 5), "unit": "rank correlation" if metric == "spearman" else "share", "baseline": baseline[0],
                 "baseline_value": baseline[1] and round(baseline[1], 5),
                 "ratio": round(value / baseline[1], 4) if baseline[1] else None, "spread": None,
             }  # fmt: skip

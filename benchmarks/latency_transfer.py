@@ -2,10 +2,10 @@
 
     python -m benchmarks.latency_transfer --latency nb201_latency.npz [--codes nb201_accuracy.npz] [--seeds 20] [--save]
 
-The file holds `devices` [d], `latency_ms` [d, n] and `codes` [n, choices]; where it has no codes, they are read from --codes, by
-default nb201_accuracy.npz beside it. Each device in turn is new, the others are known by the same 900 random networks. The rows
-are means over devices; `spread` is the standard error over the seeds. Networks that were measured on the new device are not
-judged, and of NAS-Bench-201 the disconnected cells are judged apart.
+The file holds `devices` [d], `latency_ms` [d, n] and `codes` [n, choices]; where it has no codes, they are read from --codes,
+by default nb201_accuracy.npz beside it. Each device in turn is new, the others are known by the same 900 random networks.
+The rows are means over devices; `spread` is the standard error over the seeds. Networks that were measured on the new device
+are not judged, and of NAS-Bench-201 the disconnected cells are judged apart.
 
 `hwnas` chooses which networks to measure, among the 900. The baselines see the same: `ridge` is a linear ridge (its strength by
 leave-one-out) on the known devices' predicted log-latencies, from random networks as is usual and (`ridge-chosen`) from ours;

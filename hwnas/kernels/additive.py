@@ -38,7 +38,8 @@ def score(
 def score_reference(table: NDArray[np.float32], genotypes: NDArray[np.uint8], fixed: float = 0.0) -> NDArray[np.float64]:
     """The definition, in double precision."""
     genotypes = _check(table, genotypes)
-    return fixed + np.asarray(table, np.float64)[np.arange(len(table)), genotypes].sum(1)
+    scores: NDArray[np.float64] = fixed + np.asarray(table, np.float64)[np.arange(len(table)), genotypes].sum(1)
+    return scores
 
 
 def _check(table: NDArray[np.float32], genotypes: NDArray[np.uint8]) -> NDArray[np.uint8]:

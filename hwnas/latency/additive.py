@@ -125,5 +125,7 @@ def lookup(table: Mapping[PlacedOp, float], placed: PlacedOp) -> float:
 def table_of(table: LatencyTable) -> Mapping[PlacedOp, float]:
     """The ops of a table. UserError if there are none."""
     if not table.ops:
-        raise UserError(f"the profile {table.source} lacks ops", got="none", remedy="run hwnas profile with this space to complete it")
+        raise UserError(
+            f"the profile {table.source} lacks ops", got="none", remedy="run hwnas profile with this space to complete it"
+        )
     return table.ops

@@ -65,7 +65,7 @@ class PredictorError:
     coverage: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity: what is computed from it is kept
 class LatencyTable:
     """What each placed op takes by itself above an empty run, in ms, and that run's own time; where it came from."""
 
@@ -149,7 +149,8 @@ class LatencyPredictor:
         if len(networks.archs) < LEAST_NETWORKS:
             raise UserError(
                 f"a predictor needs at least {LEAST_NETWORKS} measured networks of the space",
-                got=f"{len(networks.archs)} in {table.source}", remedy="run hwnas profile with this space to complete the profile",
+                got=f"{len(networks.archs)} in {table.source}",
+                remedy="run hwnas profile with this space to complete the profile",
             )  # fmt: skip
         make = model_class(name)
         y = networks.latency_ms
@@ -232,14 +233,12 @@ def conformal_span(ratios: Array) -> tuple[float, float]:
     return min(1.0, float(ranked[k - 1])), max(1.0, float(ranked[-k]))
 
 
-def prediction_error(
-    predicted: Array, measured: Array, retest: float | None, coverage: float | None = None
-) -> PredictorError:
+def prediction_error(predicted: Array, measured: Array, retest: float | None, coverage: float | None = None) -> PredictorError:
     relative = np.abs(predicted / measured - 1)
     ranked = len(measured) > 1 and np.ptp(measured) > 0 and np.ptp(predicted) > 0
     rank = float(spearmanr(predicted, measured).statistic) if ranked else None
-    shares = (float((relative <= limit).mean()) for limit in (0.05, 0.1))
-    return PredictorError(len(measured), float(relative.mean()), *shares, rank, retest, coverage)
+    within_5, within_10 = (float((relative <= limit).mean()) for limit in (0.05, 0.1))
+    return PredictorError(len(measured), float(relative.mean()), within_5, within_10, rank, retest, coverage)
 
 
 def model_class(name: str) -> type[LatencyModel]:

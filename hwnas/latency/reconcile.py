@@ -24,9 +24,9 @@ class Reconciliation:
     """Means over `networks` networks, in ms: isolated_ms - calls_ms + in_place_ms = end_to_end_ms.
 
     `isolated_ms`: the sum of the ops, each run by itself. `calls_ms`: what all calls of the runtime but one took of it.
-    `in_place_ms`: what the ops cost more, or less, in their places. `saved_kernels`: kernels that fusion and sharing save beyond
-    the borders of ops. `spread`: standard deviation of end-to-end over the sum of ops, call included. `by_kind`: what the ops of
-    each kind cost by themselves, above a call.
+    `in_place_ms`: what the ops cost more, or less, in their places. `saved_kernels`: kernels that fusion and sharing save
+    across the borders of ops. `spread`: standard deviation of end-to-end over the sum of ops with one call. `by_kind`: what the
+    ops of each kind cost by themselves, above a call.
     """
 
     networks: int

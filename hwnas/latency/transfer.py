@@ -75,7 +75,9 @@ class Transfer:
 
     def __init__(self, known: Sequence[LatencyPredictor], space: Space, candidates: int = CANDIDATES) -> None:
         if len(known) < LEAST_KNOWN:
-            raise UserError(f"transfer needs at least {LEAST_KNOWN} known devices", got=len(known), remedy="name more with --known")
+            raise UserError(
+                f"transfer needs at least {LEAST_KNOWN} known devices", got=len(known), remedy="name more with --known"
+            )
         self._known = [(p.name, p.model, p.floor_ms) for p in known]
         self.archs = calibration_archs(space, candidates)
         self._ops = list(dict.fromkeys(op for arch in self.archs for op in features(arch).ops))

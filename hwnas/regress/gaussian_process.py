@@ -72,4 +72,5 @@ def standardised(x: Array) -> Array:
 def _covariance(matrices: Sequence[Array], scales: Array) -> Array:
     total = sum(scale * matrix for scale, matrix in zip(scales, matrices, strict=True))
     covariance: Array = np.asarray(total)
-    return covariance + JITTER * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    ridge: Array = JITTER * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    return covariance + ridge

@@ -58,15 +58,26 @@ def predictor_report(
     chosen, judged = next(iter(held_out.items()))
     fitted = next(iter(left_out.values())).networks
     again = "not known" if judged.retest is None else f"{judged.retest:.2%}"
+    unseen = [(name, *error_cells(error)) for name, error in held_out.items()]
+    seen = [(name, *error_cells(error)[:-1]) for name, error in left_out.items()]
     lines = [
-        f"# Latency on {device}", "",
-        f"`{chosen}`, chosen by its error on networks left out of {fitted}, then judged on {judged.networks} networks that had no"
-        f" part in fitting or choosing. Two measurements of one network differ by {again} (mean); an error below that is no gain.",
-        "", *(f"- space `{space}`" for space in spaces), *(f"- {k.replace('_', ' ')}: {v}" for k, v in fingerprint.items()), "",
-        "## On networks never seen", "", *_markdown(("predictor", *ERROR_COLUMNS), [(n, *error_cells(e)) for n, e in held_out.items()]), "",
-        f"## On each of {fitted} networks, left out of the fit", "",
-        *_markdown(("predictor", *ERROR_COLUMNS[:-1]), [(n, *error_cells(e)[:-1]) for n, e in left_out.items()]), "",
-    ]  # fmt: skip
+        f"# Latency on {device}",
+        "",
+        f"`{chosen}`, chosen by its error on networks left out of {fitted}, then judged on {judged.networks} that had no"
+        f" part in fitting or choosing. Two measurements of one network differ by {again}; an error below it is no gain.",
+        "",
+        *(f"- space `{space}`" for space in spaces),
+        *(f"- {key.replace('_', ' ')}: {value}" for key, value in fingerprint.items()),
+        "",
+        "## On networks never seen",
+        "",
+        *_markdown(("predictor", *ERROR_COLUMNS), unseen),
+        "",
+        f"## On each of {fitted} networks, left out of the fit",
+        "",
+        *_markdown(("predictor", *ERROR_COLUMNS[:-1]), seen),
+        "",
+    ]
     if reconciliation:
         lines += [
             "## Where the time goes", "", f"Means over {reconciliation.networks} networks.", "",

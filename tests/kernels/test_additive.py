@@ -68,7 +68,8 @@ def test_many_units_of_work():
 def test_the_same_bits_on_every_instruction_set(isa):
     code = (
         "import numpy as np; from hwnas.kernels.additive import score; r = np.random.default_rng(5);"
-        "t = r.standard_normal((21, 23)).astype(np.float32); print(score(t, r.integers(0, 23, (99, 21), dtype=np.uint8)).tobytes().hex())"
+        "t = r.standard_normal((21, 23)).astype(np.float32);"
+        "print(score(t, r.integers(0, 23, (99, 21), dtype=np.uint8)).tobytes().hex())"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={**os.environ, "HWNAS_CPU_ISA": isa}
@@ -108,5 +109,5 @@ def test_a_choice_that_is_not_in_the_table_is_refused(at, choices):
 )
 def test_what_does_not_fit_is_refused(table, genotypes):
     for function in (score, score_reference):
-        with pytest.raises(ValueError, match="a table is|genotypes are"):
+        with pytest.raises(ValueError, match=r"a table is|genotypes are"):
             function(table, genotypes)

@@ -40,7 +40,15 @@ def predict(
     archs = [read_arch(text(what)) for what in networks]
     named = list(zip(map(str, networks), model.predict(archs), strict=True))
     if as_json:
-        print_json({"predictor": str(path), "device": about.get("device"), "predictions": [{"network": n, **vars(p)} for n, p in named]})
+        print_json(
+            {
+                "predictor": str(path),
+                "device": about.get("device"),
+                "predictions": [{"network": n, **vars(p)} for n, p in named],
+            }
+        )
         return
     rows = [(n, f"{p.latency_ms:.4f}", f"{p.low_ms:.4f} to {p.high_ms:.4f}") for n, p in named]
-    out_console.print(table(f"Predicted latency in ms on {about.get('device', device)}", ("network", "ms", "90 % interval"), rows))
+    out_console.print(
+        table(f"Predicted latency in ms on {about.get('device', device)}", ("network", "ms", "90 % interval"), rows)
+    )

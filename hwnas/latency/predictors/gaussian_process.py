@@ -80,7 +80,8 @@ class Model(PriceList):
 
     def estimate(self, archs: Sequence[Arch]) -> Array:
         additive = super().estimate(archs)
-        return additive + np.array([self._fusion_ms(arch) + self._cache_ms(arch) for arch in archs])
+        beside = [self._fusion_ms(arch) + self._cache_ms(arch) for arch in archs]
+        return np.asarray(additive + np.array(beside, np.float64))
 
     def _fusion_ms(self, arch: Arch) -> float:
         return sum(count * self._kernel_ms(kernel) for kernel, count in saved_kernels(arch).items())

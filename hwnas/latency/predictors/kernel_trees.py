@@ -6,6 +6,7 @@ It prices ops that were never profiled, as long as they resemble some that were.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,7 @@ class Model(AdditiveModel):
 
     @classmethod
     def fit(cls, table: LatencyTable, archs: Sequence[Arch], latency_ms: NDArray[np.float64]) -> Model:
-        ops = table_of(table)
-        points = np.array([describe_op(op) for op in ops])
-        trees = grow_trees(points, np.log(np.maximum(list(ops.values()), LEAST_MS)))
+        trees = _grown(table)
         found = cls(trees, (1.0, 0.0, 0.0), 0.0)
         found._price(op for arch in archs for op in features(arch).ops)
         calibration = Calibration(found._own, archs, latency_ms)
@@ -62,3 +61,10 @@ class Model(AdditiveModel):
     def from_json(cls, values: Mapping[str, Any]) -> Model:
         own, weights, nodes = values["factors"]
         return cls(BoostedTrees.from_json(values["trees"]), (own, weights, nodes), float(values["fixed_ms"]))
+
+
+@lru_cache(maxsize=2)
+def _grown(table: LatencyTable) -> BoostedTrees:
+    ops = table_of(table)
+    points = np.array([describe_op(op) for op in ops])
+    return grow_trees(points, np.log(np.maximum(list(ops.values()), LEAST_MS)))
