@@ -126,8 +126,8 @@ def main() -> None:
             baseline = ("retest", again) if metric == "mape" else ("scaled sum of blocks", scaled)
             row = {
                 "benchmark": "latency_predictor", "case": f"{arguments.space} {case}", "metric": metric,
-                "value": round(value, 5), "unit": "rank correlation" if metric == "spearman" else "share", "baseline": baseline[0],
-                "baseline_value": baseline[1] and round(baseline[1], 5),
+                "value": round(value, 5), "unit": "rank correlation" if metric == "spearman" else "share",
+                "baseline": baseline[0], "baseline_value": baseline[1] and round(baseline[1], 5),
                 "ratio": round(value / baseline[1], 4) if baseline[1] else None, "spread": None,
             }  # fmt: skip
             line = json.dumps(row | stamp)

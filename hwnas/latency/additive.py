@@ -35,9 +35,14 @@ class AdditiveModel(LatencyModel):
     def op_ms(self, placed: PlacedOp) -> float:
         """The price of a placed op. UserError if it has none."""
 
+    def beside_ms(self, weight_bytes: Array) -> Array:
+        """What a network of so many weight bytes costs beside its ops, [n] -> [n]."""
+        return np.zeros_like(weight_bytes)
+
     def estimate(self, archs: Sequence[Arch]) -> Array:
         totals = [sum(n * self.op_ms(op) for op, n in features(arch).ops.items()) for arch in archs]
-        return self.fixed_ms + np.array(totals, np.float64)
+        weight_bytes = np.array([features(arch).weight_bytes for arch in archs], np.float64)
+        return np.asarray(self.fixed_ms + np.array(totals, np.float64) + self.beside_ms(weight_bytes))
 
 
 class ProportionalModel(AdditiveModel):

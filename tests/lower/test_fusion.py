@@ -8,7 +8,6 @@ from collections import Counter
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import SPACES, build_space
 
 from hwnas.ir.arch import INPUT, Arch, Node
 from hwnas.ir.op import PlacedOp
@@ -78,7 +77,17 @@ def test_an_activation_of_one_value_is_computed_once():
     assert {kernel.kind: n for kernel, n in saved_kernels(arch).items()} == {"activation": 1, "add": 1, FUSED_ADD: -1}
 
 
-@pytest.mark.parametrize("space", [build_space(n, a) for n, some in SPACES.items() for a in some], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "space",
+    [
+        *ALIGNED.values(),
+        make_space("mobilenet(input=(3,16,16),classes=3,stages=((16,2,2),),se=True,act='hardswish',width=0.5)"),
+        make_space("darts(input=(3,12,12),classes=3,channels=4,cells=3)"),
+        make_space("chain(input=(1,12,12),classes=3)"),
+        make_space("chain(input=(6,),classes=3,kind='dense')"),
+    ],
+    ids=lambda space: space.name,
+)
 def test_what_is_saved_makes_up_the_difference(space: Space):
     """For every space: kernels of the arch and those saved are the kernels of the ops by themselves."""
     for seed in range(4):

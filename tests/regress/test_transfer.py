@@ -21,7 +21,7 @@ def test_a_member_of_the_family_is_known_from_few_points():
     family, new = Family(curves(8, 1), X), curves(1, 2)[0]
     chosen = family.choose(6, np.arange(len(X)))
     found = family.infer(chosen, new[chosen], np.arange(len(X)))
-    assert np.abs(found.at(family.known, X) - new).mean() < 0.03
+    assert np.abs(found.at(family.known, X) - new).mean() < 0.05
     alone = np.abs(new - new[chosen].mean()).mean()
     assert np.abs(found.at(family.known, X) - new).mean() < 0.2 * alone
     assert (found.deviation > 0).all()

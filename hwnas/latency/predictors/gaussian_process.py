@@ -79,9 +79,12 @@ class Model(PriceList):
         return model
 
     def estimate(self, archs: Sequence[Arch]) -> Array:
-        additive = super().estimate(archs)
-        beside = [self._fusion_ms(arch) + self._cache_ms(arch) for arch in archs]
-        return np.asarray(additive + np.array(beside, np.float64))
+        fusion_ms = [self._fusion_ms(arch) for arch in archs]
+        return np.asarray(super().estimate(archs) + np.array(fusion_ms, np.float64))
+
+    def beside_ms(self, weight_bytes: Array) -> Array:
+        """Weights that outgrow a cache."""
+        return np.asarray(weight_bytes * np.interp(np.log2(1 + weight_bytes), CACHE_OCTAVES, self.cache))
 
     def _fusion_ms(self, arch: Arch) -> float:
         return sum(count * self._kernel_ms(kernel) for kernel, count in saved_kernels(arch).items())
@@ -89,10 +92,6 @@ class Model(PriceList):
     def _kernel_ms(self, kernel: Kernel) -> float:
         """Of a kernel that no network had, what its kind is worth."""
         return self.kernels.get(kernel, _pass_ms(kernel) * self.kinds.get(kernel.kind, 0.0))
-
-    def _cache_ms(self, arch: Arch) -> float:
-        size = features(arch).weight_bytes
-        return size * float(np.interp(np.log2(1 + size), CACHE_OCTAVES, self.cache))
 
     def to_json(self) -> dict[str, Any]:
         kernels = [[kernel.kind, list(kernel.output.dims), kernel.output.dtype, ms] for kernel, ms in self.kernels.items()]
