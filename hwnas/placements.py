@@ -21,7 +21,7 @@ from hwnas.space import Slot, Space
 _Assignment = frozenset[tuple[str, int]]
 _Relation = frozenset[tuple[_Assignment, TensorSpec]]
 
-MOST_ASSIGNMENTS = 1 << 14
+MOST_ASSIGNMENTS = 1 << 13
 
 
 def placed_ops(space: Space) -> list[PlacedOp]:
@@ -87,8 +87,10 @@ def placed_by_choices(space: Space) -> dict[str, dict[_Assignment, PlacedOp]]:
     result: dict[str, dict[_Assignment, PlacedOp]] = {}
     for node in space.nodes:
         found: dict[_Assignment, PlacedOp] = {}
-        if prod(len(relations[i]) for i in dict.fromkeys(node.inputs)) > MOST_ASSIGNMENTS:
-            raise UserError(f"node {node.name} of {space.name} depends on too many choices to list", got=len(node.inputs))
+        count = prod(len(relations[i]) for i in dict.fromkeys(node.inputs))
+        count *= len(node.options) if isinstance(node, Slot) else 1
+        if count > MOST_ASSIGNMENTS:
+            raise UserError(f"node {node.name} of {space.name} depends on too many choices to list", got=count)
         for inputs in product(*(sorted(relations[i], key=_order) for i in node.inputs)):
             given = _merge(pair for assignment, _ in inputs for pair in assignment)
             if given is None:
