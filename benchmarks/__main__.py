@@ -7,5 +7,10 @@ import sys
 
 import torch
 
-for benchmark in (["predictor_error"], ["supernet_step", "--device", "cuda" if torch.cuda.is_available() else "cpu"]):
+for benchmark in (
+    ["latency_predictor", "--space", "mobilenet"],
+    ["latency_predictor", "--space", "nasbench201"],
+    ["additive_predict"],
+    ["supernet_step", "--device", "cuda" if torch.cuda.is_available() else "cpu"],
+):
     subprocess.run([sys.executable, "-m", f"benchmarks.{benchmark[0]}", *benchmark[1:], "--save"], check=True)

@@ -2,6 +2,9 @@
 // types, devices and contiguity before they call.
 #include <pybind11/pybind11.h>
 
+namespace hwnas::additive {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::batch_norm {
 void bind(pybind11::module_& module);
 }
@@ -25,6 +28,7 @@ PYBIND11_MODULE(_native, m) {
 #else
     m.attr("with_cuda") = false;
 #endif
+    hwnas::additive::bind(m);
     hwnas::batch_norm::bind(m);
     hwnas::memory::bind(m);
     hwnas::mixed_cell::bind(m);

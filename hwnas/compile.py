@@ -24,6 +24,7 @@ from hwnas.ir.simplify import simplify
 from hwnas.ir.text import print_arch
 from hwnas.latency.device import FOLDER, Device, load_device
 from hwnas.latency.measure import Measurement, measure
+from hwnas.latency.predictor import DEFAULT as DEFAULT_PREDICTOR
 from hwnas.latency.predictor import LatencyPredictor, check_predictable, make_predictor
 from hwnas.latency.profile import Profile, profile_space, retest_error
 from hwnas.latency.target import fingerprint
@@ -61,7 +62,7 @@ def compile_network(
     out: str | Path = "run",
     *,
     strategy: str = "evolution",
-    predictor: str = "lookup_table",
+    predictor: str = DEFAULT_PREDICTOR,
     evaluations: int = 300,
     supernet_epochs: int = 40,
     sampling: str = "uniform",
@@ -151,6 +152,7 @@ class _Run:
         self.predictor: LatencyPredictor | None = None
         self.profile: Profile | None = None
         self._metrics: dict[Genotype, dict[str, float]] = {}
+        self._highest_ms: dict[Genotype, float] = {}
 
     def report(self) -> Report:
         if LATENCY in self.budget.limits:
@@ -214,13 +216,20 @@ class _Run:
             arch = simplify(self.space.decode(genotype))
             self._metrics[genotype] = {k: float(v) for k, v in asdict(cost(arch)).items()}
             if self.predictor:
-                self._metrics[genotype][LATENCY] = self.predictor.predict([arch])[0].latency_ms
+                predicted = self.predictor.predict([arch])[0]
+                self._metrics[genotype][LATENCY] = predicted.latency_ms
+                self._highest_ms[genotype] = predicted.high_ms
         return self._metrics[genotype]
 
+    def bounds(self, genotype: Genotype) -> dict[str, float]:
+        """What the budget admits by: of the predicted latency the upper end of its interval."""
+        metrics = self.metrics(genotype)
+        return {**metrics, LATENCY: self._highest_ms[genotype]} if self.predictor else metrics
+
     def _admission(self) -> Admission:
-        """UserError if no architecture can meet the budget."""
+        """Candidates whose upper bounds meet the budget. UserError if no architecture's can."""
         for metric, limit in self.budget.limits.items():
-            least = self.metrics(smallest(self.space, lambda g, m=metric: self.metrics(g)[m]))[metric]  # type: ignore[misc]
+            least = self.bounds(smallest(self.space, lambda g, m=metric: self.bounds(g)[m]))[metric]  # type: ignore[misc]
             if least > limit:
                 raise UserError(
                     f"no architecture of {self.space.name} meets the budget", got=describe(metric, limit),
@@ -229,11 +238,11 @@ class _Run:
                 )  # fmt: skip
 
         def violation(genotype: Genotype) -> float:
-            return self.budget.violation(self.metrics(genotype))
+            return self.budget.violation(self.bounds(genotype))
 
         fallback = smallest(self.space, violation)
         if violation(fallback) > 0:
-            near = ", ".join(describe(m, self.metrics(fallback)[m]) for m in self.budget.limits)
+            near = ", ".join(describe(m, self.bounds(fallback)[m]) for m in self.budget.limits)
             raise UserError(
                 f"no architecture of {self.space.name} was found that keeps all limits at once", got=str(self.budget),
                 remedy=f"the nearest has {near}: relax one of them",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
+from math import prod
 
+from hwnas.errors import UserError
 from hwnas.ir.arch import INPUT
 from hwnas.ir.op import PlacedOp
 from hwnas.ir.prims import Add
@@ -18,6 +20,8 @@ from hwnas.space import Slot, Space
 
 _Assignment = frozenset[tuple[str, int]]
 _Relation = frozenset[tuple[_Assignment, TensorSpec]]
+
+MOST_ASSIGNMENTS = 1 << 13
 
 
 def placed_ops(space: Space) -> list[PlacedOp]:
@@ -70,6 +74,38 @@ def placements(space: Space) -> dict[str, list[PlacedOp]]:
             others = {c for other, r in relations.items() if other != name for c in _choices(r)}
             unseen = {c for c in _choices(relation) if last_slot[c] <= position and c not in others}
             relations[name] = _project(relation, unseen)
+    return result
+
+
+def placed_by_choices(space: Space) -> dict[str, dict[_Assignment, PlacedOp]]:
+    """For every node and slot, the placed op under each assignment of the choices that decide it; every assignment is full.
+
+    UserError if a node depends on so many choices that they cannot be listed.
+    """
+    sizes = {c.name: len(c.options) for c in space.choices}
+    relations: dict[str, _Relation] = {INPUT: frozenset([(frozenset(), space.input)])}
+    result: dict[str, dict[_Assignment, PlacedOp]] = {}
+    for node in space.nodes:
+        found: dict[_Assignment, PlacedOp] = {}
+        count = prod(len(relations[i]) for i in dict.fromkeys(node.inputs))
+        count *= len(node.options) if isinstance(node, Slot) else 1
+        if count > MOST_ASSIGNMENTS:
+            raise UserError(f"node {node.name} of {space.name} depends on too many choices to list", got=count)
+        for inputs in product(*(sorted(relations[i], key=_order) for i in node.inputs)):
+            given = _merge(pair for assignment, _ in inputs for pair in assignment)
+            if given is None:
+                continue
+            specs = tuple(spec for _, spec in inputs)
+            if not isinstance(node, Slot):
+                found[frozenset(given.items())] = PlacedOp(node.op, specs)
+                continue
+            for option, values in zip(node.options, product(*(range(sizes[c]) for c in node.choices)), strict=True):
+                full = _merge([*given.items(), *zip(node.choices, values, strict=True)])
+                if full is not None:
+                    found[frozenset(full.items())] = PlacedOp(option, specs)
+        result[node.name] = found
+        rows = frozenset((assignment, placed.output) for assignment, placed in found.items())
+        relations[node.name] = _without_idle_choices(rows)
     return result
 
 

@@ -251,7 +251,7 @@ def test_profile_as_json_and_as_a_table(call, tmp_path):
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert Path(found["profile"]).is_file()
-    assert set(found["predictors"]) == {"lookup_table", "macs"}
+    assert set(found["predictors"]) >= {"lookup_table", "gaussian_process", "kernel_trees", "macs", "params"}
     assert found["predictors"]["macs"]["mape"] < 1e-6  # the device is linear in MACs
     assert all(m["latency_ms"] > 0 for m in found["ops"])
     before = Path(found["profile"]).read_bytes()
@@ -281,6 +281,58 @@ def test_a_profile_of_two_sizes_that_stops_in_time(call, tmp_path):
     assert code == 0
     assert "float32[1,8,8]" in out
     assert "float32[1,12,12]" in out
+
+
+def test_fit_predict_and_transfer(call, finished, tmp_path):
+    """From a profile to a predictor, to predictions, and from two devices to a third; on a device that is linear in MACs."""
+    space = ["--space", SPACE, "--input", "1,8,8"]
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        assert call("profile", *space, "--networks", "12", "--out", folder)[0] == 0
+        code, out, err = call("fit", *space, "--profile", folder, "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(out)
+        assert found["chosen"] in found["errors"]
+        assert found["errors"][found["chosen"]]["held_out"]["mape"] < 0.01
+        assert found["errors"][found["chosen"]]["held_out"]["networks"] == 3
+    report = (folders[0] / "report.md").read_text()
+    assert "networks never seen" in report
+    assert "end to end" in report
+    code, out, err = call("fit", *space, "--profile", folders[0], "--predictor", "macs")
+    assert (code, err) == (0, "")
+    assert "macs" in out
+    code, out, err = call(
+        "predict", finished / "run", finished / "run/model.onnx", finished / "run/arch.txt", "--predictor",
+        folders[0] / "predictor.json", "--json",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    predictions = json.loads(out)["predictions"]
+    assert len(predictions) == 3
+    assert len({p["latency_ms"] for p in predictions}) == 1
+    expected = json.loads((finished / "run/report.json").read_text())["measured"]["latency_ms"]
+    assert predictions[0]["latency_ms"] == pytest.approx(expected, rel=1e-3)
+    known_devices = ["--known", folders[0], "--known", folders[1]]
+    code, out, err = call("transfer", *space, *known_devices, "--samples", "5", "--out", tmp_path / "new", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert len(found["measured"]) == 5
+    assert found["left_out"]["mape"] < 0.05
+    before = (tmp_path / "new/profile.jsonl").read_bytes()
+    code, out, err = call("transfer", *space, *known_devices, "--samples", "5", "--out", tmp_path / "new")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "new/profile.jsonl").read_bytes() == before  # nothing is measured twice
+    code, out, err = call("predict", finished / "run", "--predictor", tmp_path / "new/predictor.json")
+    assert (code, err) == (0, "")
+    assert "90 % interval" in out
+
+
+def test_predictors_that_are_not_there(call, finished, tmp_path):
+    space = ["--space", SPACE, "--input", "1,8,8"]
+    assert refused(call("fit", *space, "--profile", tmp_path), "no profile")
+    assert refused(call("fit", *space, "--predictor", "nosuch"), "unknown latency predictor")
+    assert refused(call("predict", finished / "run", "--predictor", tmp_path / "none.json"), "hwnas fit")
+    assert refused(call("predict", finished / "run", "--predictor", finished / "run/report.json"), "not a predictor")
+    assert refused(call("transfer", *space, "--known", tmp_path, "--known", tmp_path), "hwnas fit")
 
 
 def image_folder(path: Path, classes: dict[str, int]) -> Path:

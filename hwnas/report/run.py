@@ -59,9 +59,11 @@ class Predicted(BaseModel):
     predictor: str
     networks: int
     mape: float
+    within_5_percent: float | None = None
     within_10_percent: float
     spearman: float | None
     retest_error: float | None
+    coverage: float | None = None
 
 
 class Quality(BaseModel):

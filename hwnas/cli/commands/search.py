@@ -19,7 +19,7 @@ def search(
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     device: DeviceName = "cpu",
     strategy: Annotated[str, typer.Option(help="Search strategy: name, or name(argument=value, ...).")] = "evolution",
-    predictor: Annotated[str, typer.Option(help="Latency predictor.")] = "lookup_table",
+    predictor: Annotated[str, typer.Option(help="Latency predictor.")] = "gaussian_process",
     evaluations: Annotated[int, typer.Option(min=1, help="Architectures to score in the supernet.")] = 300,
     supernet_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the supernet.")] = 40,
     sampling: Annotated[str, typer.Option(help="Paths a supernet step trains: uniform or sandwich.")] = "uniform",

@@ -1,12 +1,13 @@
-"""Latency linear in multiply-accumulates: what one gets without a profile of the ops, to compare with."""
+"""Latency linear in multiply-accumulates, to compare with."""
 
 from __future__ import annotations
 
-from hwnas.ir.arch import Arch
-from hwnas.latency.predictor import LatencyPredictor
-from hwnas.lower.cost import cost
+from hwnas.ir.op import PlacedOp
+from hwnas.latency.additive import ProportionalModel
+from hwnas.lower.cost import op_macs_params
 
 
-class Predictor(LatencyPredictor):
-    def _features(self, arch: Arch) -> list[float]:
-        return [cost(arch).macs / 1e6, 1.0]
+class Model(ProportionalModel):
+    @staticmethod
+    def size(placed: PlacedOp) -> int:
+        return op_macs_params(placed)[0]

@@ -1,0 +1,143 @@
+"""How far off are latency predictors on networks that they never saw, beside how far the same networks are off themselves?
+
+    python -m benchmarks.latency_predictor --space mobilenet|nasbench201 [--device cpu] [--minutes 30] [--networks 120] [--save]
+
+Two resolutions of the space share one profile and one model. First the profile: every placed op, and whole networks, as many as
+fit into the minutes, at most --networks of each resolution. Then 100 fresh networks, 50 of each resolution, which take part in
+nothing but the judgement: measured twice, the lower counts, and the distance of the two is the retest error. Each predictor
+is a case, and so are the sum of the isolated ops and that sum scaled; the baseline of `mape` is the retest error, of the others
+the scaled sum. An interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.ir.arch import Arch
+from hwnas.latency.device import load_device, processor
+from hwnas.latency.predictor import (
+    LatencyPredictor,
+    LatencyTable,
+    Networks,
+    PredictorError,
+    best_predictor,
+    prediction_error,
+)  # fmt: skip
+from hwnas.latency.profile import Profile, calibration_archs, profile_space
+from hwnas.lower.features import features
+from hwnas.regress.linear import fit_nonnegative
+from hwnas.space import Space
+from hwnas.spaces import make_space
+
+SPACES = {
+    "mobilenet": ("mobilenet(input=(3,96,96),classes=100)", "mobilenet(input=(3,160,160),classes=100)"),
+    "nasbench201": ("nasbench201(input=(3,32,32))", "nasbench201(input=(3,48,48))"),
+}
+HELD_OUT = 50  # of each resolution
+STEP = 40  # networks of each resolution that are profiled between looks at the clock
+METRICS = ("mape", "within_5_percent", "within_10_percent", "spearman", "coverage")
+
+
+def take_profile(profile: Profile, spaces: list[Space], networks: int, minutes: float) -> int:
+    """How many networks of each resolution it holds now."""
+    start, count = time.monotonic(), 0
+    while count < networks and (not count or time.monotonic() - start < 60 * minutes):
+        count = min(count + STEP, networks)
+        for space in spaces:
+            profile_space(profile, space, networks=count)
+    return count
+
+
+def split(profile: Profile, spaces: list[Space], fitted: int) -> tuple[Networks, Networks]:
+    """The networks to fit to, and those to judge with, which are the last of each space."""
+    keys = {arch.key for space in spaces for arch in calibration_archs(space, fitted)}
+    everything = Networks.of(profile, spaces)
+    mine = [i for i, arch in enumerate(everything.archs) if arch.key in keys]
+    fresh = [i for i, arch in enumerate(everything.archs) if arch.key not in keys]
+    return everything.take(mine), everything.take(fresh)
+
+
+def retest(profile: Profile, spaces: list[Space], networks: Networks) -> float:
+    keys, turns = {arch.key for arch in networks.archs}, {}
+    for space in spaces:
+        for row in profile.rows("network", space.fingerprint):
+            if row.arch.key in keys:
+                turns.setdefault(row.arch.key, {})[row.turn] = row.measurement.latency_ms
+    return float(np.mean([abs(t[1] / t[0] - 1) for t in turns.values() if len(t) == 2]))
+
+
+def table_sums(table: LatencyTable, archs: list[Arch]) -> NDArray[np.float64]:
+    return np.array([sum(n * table.ops[op] for op, n in features(arch).ops.items()) for arch in archs])
+
+
+def judgements(
+    table: LatencyTable, networks: Networks, held_out: Networks, again: float
+) -> Iterator[tuple[str, PredictorError]]:
+    mine, theirs = table_sums(table, networks.archs), table_sums(table, held_out.archs)
+    yield "sum of ops", prediction_error(table.call_ms + theirs, held_out.latency_ms, again)
+    scale, fixed = fit_nonnegative(np.stack([mine, np.ones(len(mine))], 1), networks.latency_ms)
+    yield "scaled sum of blocks", prediction_error(scale * theirs + fixed, held_out.latency_ms, again)
+    predictors: dict[str, LatencyPredictor] = best_predictor(table, networks)
+    for rank, (name, predictor) in enumerate(predictors.items()):
+        yield f"{name} (chosen)" if rank == 0 else name, predictor.judge(held_out, again)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", choices=SPACES, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--networks", type=int, default=120)
+    parser.add_argument("--profile", type=Path, help="folder; default runs/latency_predictor/<space>-<device>")
+    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    arguments = parser.parse_args()
+    device = load_device(arguments.device)
+    spaces = [make_space(text) for text in SPACES[arguments.space]]
+    folder = arguments.profile or Path("runs/latency_predictor") / f"{arguments.space}-{device.name}"
+    profile = Profile.open(folder / "profile.jsonl", device)
+    begin = time.monotonic()
+    fitted = take_profile(profile, spaces, arguments.networks, arguments.minutes)
+    took = (time.monotonic() - begin) / 60
+    for space in spaces:
+        profile_space(profile, space, networks=fitted + HELD_OUT)
+    networks, held_out = split(profile, spaces, fitted)
+    again = retest(profile, spaces, held_out)
+    found = dict(judgements(LatencyTable.of(profile), networks, held_out, again))
+    now = datetime.datetime.now().astimezone()
+    stamp: dict[str, Any] = {
+        "retest": round(again, 5), "networks": len(networks.archs), "held_out": len(held_out.archs),
+        "profile_minutes": round(took, 1), "device": f"{processor()}, {device.name}", "date": now.isoformat(timespec="minutes"),
+    }  # fmt: skip
+    for case, error in found.items():
+        for metric in METRICS:
+            value = getattr(error, metric)
+            if value is None:
+                continue
+            scaled = getattr(found["scaled sum of blocks"], metric)
+            baseline = ("retest", again) if metric == "mape" else ("scaled sum of blocks", scaled)
+            row = {
+                "benchmark": "latency_predictor", "case": f"{arguments.space} {case}", "metric": metric,
+                "value": round(value, 5), "unit": "rank correlation" if metric == "spearman" else "share",
+                "baseline": baseline[0], "baseline_value": baseline[1] and round(baseline[1], 5),
+                "ratio": round(value / baseline[1], 4) if baseline[1] else None, "spread": None,
+            }  # fmt: skip
+            line = json.dumps(row | stamp)
+            print(line, flush=True)
+            if arguments.save:
+                results = Path(__file__).parent / "results" / f"latency_predictor_{device.name}.jsonl"
+                results.parent.mkdir(exist_ok=True)
+                with results.open("a") as file:
+                    file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Latency linear in parameters: the weakest of the proxies, to compare with."""
+
+from __future__ import annotations
+
+from hwnas.ir.op import PlacedOp
+from hwnas.latency.additive import ProportionalModel
+from hwnas.lower.cost import op_macs_params
+
+
+class Model(ProportionalModel):
+    @staticmethod
+    def size(placed: PlacedOp) -> int:
+        return op_macs_params(placed)[1]
