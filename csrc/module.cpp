@@ -5,6 +5,9 @@
 namespace hwnas::batch_norm {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::inner_search {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::memory {
 void bind(pybind11::module_& module);
 }
@@ -26,6 +29,7 @@ PYBIND11_MODULE(_native, m) {
     m.attr("with_cuda") = false;
 #endif
     hwnas::batch_norm::bind(m);
+    hwnas::inner_search::bind(m);
     hwnas::memory::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);
