@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--latency", type=Path, required=True)
     parser.add_argument("--devices", nargs="*", help="names in the latency file; default the first and the last")
     parser.add_argument("--strategies", nargs="*", default=STRATEGIES)
-    parser.add_argument("--weight", type=float, default=1.0, help="of the expected latency in the loss of alpha")
+    parser.add_argument("--weight", type=float, default=0.1, help="of the expected latency in the loss of alpha")
     parser.add_argument("--limit", type=int, default=4000, help="images for training and validation")
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--cells", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=40, help="an epoch")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=30, help="an epoch")
     parser.add_argument("--alpha-learning-rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
@@ -90,7 +90,8 @@ def main() -> None:
             place = row_of[genotype]
             line: dict[str, Any] = {
                 "benchmark": "gradient_nb201", "case": f"{text}, {f'latency of {device}' if device else 'without latency'}",
-                "metric": args.metric, "value": round(float(accuracy[place]), 3), "unit": "%", "baseline": "best cell of the table",
+                "metric": args.metric, "value": round(float(accuracy[place]), 3), "unit": "%",
+                "baseline": "best cell of the table",
                 "baseline_value": round(float(accuracy.max()), 3), "ratio": round(float(accuracy[place] / accuracy.max()), 4),
                 "spread": 0.0, "cell": "|".join(space.describe(genotype).values()),
                 "latency_ms": {d: round(float(latency_ms[names.index(d), place]), 4) for d in devices},

@@ -71,5 +71,3 @@ def quality(found: Evaluation) -> dict[str, float]:
 def check_fidelity(fidelity: float) -> None:
     if not 0 < fidelity <= 1:
         raise UserError("a fidelity is above 0 and at most 1", got=fidelity)
-
-

@@ -32,7 +32,7 @@ def with_training_choices(space: Space, options: Mapping[str, Sequence[float]] =
             raise UserError("unknown training choice", got=name, remedy=f"known: {', '.join(OPTIONS)}")
         top = {"augmentation": 1.0, "epochs": 1.0}.get(name, float("inf"))
         low_is_allowed = name in ("augmentation", "weight_decay")
-        if not values or not all((0 <= v if low_is_allowed else 0 < v) and v <= top for v in values):
+        if not values or not all((v >= 0 if low_is_allowed else v > 0) and v <= top for v in values):
             raise UserError(f"the values of {name} are out of range", got=tuple(values))
         if name == "batch_size" and any(v < 2 or v != int(v) for v in values):
             raise UserError("batch sizes are whole numbers from 2", got=tuple(values))

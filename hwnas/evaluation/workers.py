@@ -7,6 +7,7 @@ order of the jobs. A job whose worker dies is given to a new one, twice at most.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -67,8 +68,7 @@ class Workers:
     def evaluate(self, genotypes: Sequence[Genotype], fidelities: Sequence[float] | None = None) -> list[dict[str, float]]:
         """The metrics of each genotype, in their order. UserError for what a worker refuses, or if one dies over and over."""
         jobs = [
-            {"genotype": list(g), "fidelity": f}
-            for g, f in zip(genotypes, fidelities or [1.0] * len(genotypes), strict=True)
+            {"genotype": list(g), "fidelity": f} for g, f in zip(genotypes, fidelities or [1.0] * len(genotypes), strict=True)
         ]
         return list(self._threads.map(self._run, jobs))
 
@@ -117,10 +117,8 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            try:
+            with contextlib.suppress(OSError):
                 _pipe(pipe).close()
-            except OSError:
-                pass
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:

@@ -73,7 +73,7 @@ class Problem:
 
     @property
     def options(self) -> list[int]:
-        return np.diff(self.first).tolist()
+        return [len(t) for t in self.tables]
 
     @property
     def size(self) -> int:
@@ -111,7 +111,9 @@ class Variation:
     def __post_init__(self) -> None:
         chances = (self.crossover, 0.0 if self.mutation is None else self.mutation)
         if not 1 <= self.population < 2**31 or not all(0 <= c <= 1 for c in chances) or not 0 <= self.seed < 2**64:
-            raise ValueError(f"evolution needs a population of at least 1, chances from 0 to 1 and a seed of 64 bits, got {self}")
+            raise ValueError(
+                f"evolution needs a population of at least 1, chances from 0 to 1 and a seed of 64 bits, got {self}"
+            )
 
     def native(self, problem: Problem, generation: int = 0) -> tuple[int, float, float, int, int]:
         mutation = 1 / problem.layers if self.mutation is None else self.mutation
@@ -128,7 +130,9 @@ def _check(problem: Problem, genotypes: Genotypes) -> Genotypes:
 
 def _check_values(problem: Problem, genotypes: Genotypes, values: Values) -> Values:
     if values.shape != (len(genotypes), problem.metrics) or values.dtype != np.float64 or np.isnan(values).any():
-        raise ValueError(f"values are [{len(genotypes)}, {problem.metrics}] of float64 without NaN, got {values.shape} {values.dtype}")
+        raise ValueError(
+            f"values are [{len(genotypes)}, {problem.metrics}] of float64 without NaN, got {values.shape} {values.dtype}"
+        )
     return np.ascontiguousarray(values)
 
 

@@ -70,11 +70,13 @@ class _Layers:
         index = {c.name: i for i, c in enumerate(space.choices)}
         sizes = [len(c.options) for c in space.choices]
         kept = {index[c] for keep in space.keeps for c in keep.choices}
-        groups = [((i,), np.arange(sizes[i])[:, None]) for i in range(len(sizes)) if i not in kept]
+        groups: list[tuple[tuple[int, ...], Rows]] = [
+            ((i,), np.arange(sizes[i])[:, None]) for i in range(len(sizes)) if i not in kept
+        ]
         for keep in space.keeps:
             indices = tuple(index[c] for c in keep.choices)
             groups.append((indices, np.array(list(_kept([sizes[i] for i in indices], keep.count, keep.absent)))))
-        self.groups: list[tuple[tuple[int, ...], Rows]] = sorted(groups, key=lambda group: group[0])
+        self.groups = sorted(groups, key=lambda group: group[0])
         self.choices = len(sizes)
 
     @property
@@ -127,7 +129,9 @@ def search_additive(
     unless the front is huge, and for any number of metrics in spaces of up to 10^8 genotypes.
     """
     if [len(t) for t in tables] != [len(c.options) for c in space.choices]:
-        raise UserError("additive objectives need a row of metrics for each option of each choice", got=[len(t) for t in tables])
+        raise UserError(
+            "additive objectives need a row of metrics for each option of each choice", got=[len(t) for t in tables]
+        )
     layers = _Layers(space)
     problem = Problem(layers.tables(tables), objectives, limits)
     found = exact_front(problem) if problem.metrics <= 2 else None
@@ -206,9 +210,7 @@ def tabulate(space: Space, metrics: Callable[[Genotype], Sequence[float]], *, ch
     return tables
 
 
-def _evolved(
-    layers: _Layers, problem: Problem, genotypes: NDArray[np.uint16], values: Values, evaluated: int
-) -> Answer:
+def _evolved(layers: _Layers, problem: Problem, genotypes: NDArray[np.uint16], values: Values, evaluated: int) -> Answer:
     within = (values <= problem.bounds).all(1)
     genotypes, values = _first_front(problem, genotypes[within], values[within])
     return Answer(layers.genotypes(genotypes), values, False, "evolution", evaluated)
@@ -222,4 +224,3 @@ def _first_front(problem: Problem, genotypes: NDArray[np.uint16], values: Values
     fresh = np.ones(len(indices), bool)
     fresh[1:] = (goals[1:] != goals[:-1]).any(1)
     return genotypes[indices[fresh]], values[indices[fresh]]
-

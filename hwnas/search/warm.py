@@ -37,7 +37,7 @@ def prior_genotypes(history: Path, space: Space) -> list[Genotype]:
 
 
 class WarmAdmission(Admission):
-    """Samples the best of `prior` first, `first` of them; later a sample is a neighbour of one of those with chance `weight`."""
+    """Samples the `first` best of `prior` first; later a sample is a neighbour of one of those with chance `weight`."""
 
     def __init__(
         self,

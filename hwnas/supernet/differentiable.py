@@ -22,7 +22,7 @@ from torch.optim import SGD, Adam
 
 from hwnas.data import Augmentation, SearchData
 from hwnas.errors import UserError
-from hwnas.space import Genotype, Space
+from hwnas.space import Genotype
 from hwnas.supernet.checkpoint import load_search, save_search
 from hwnas.supernet.evaluate import tensors
 from hwnas.supernet.expected_latency import ExpectedLatency
@@ -192,8 +192,10 @@ def search_in_stages(
 Batch = tuple[Tensor, Tensor]
 
 
-def _second_order(alpha_half: _HalfStep, weight_half: _HalfStep, seen: Batch, fresh: Batch, optimizer: SGD, rate: float) -> None:
-    """The gradient of the validation loss after one step of the weights (Liu et al. 2019, equations 7 and 8), into alpha's grad.
+def _second_order(
+    alpha_half: _HalfStep, weight_half: _HalfStep, seen: Batch, fresh: Batch, optimizer: SGD, rate: float
+) -> None:
+    """Into alpha's grad, that of the validation loss after one step of the weights (Liu et al. 2019, equations 7 and 8).
 
     The step is the optimizer's own, momentum and decay included. The product with the Hessian is a difference of two gradients
     of the training loss, at weights a little to both sides.
@@ -206,7 +208,7 @@ def _second_order(alpha_half: _HalfStep, weight_half: _HalfStep, seen: Batch, fr
         for w in weights:
             momentum = optimizer.state[w].get("momentum_buffer") if w in optimizer.state else None
             push = _grad(w) + group["weight_decay"] * w
-            w -= rate * (push if momentum is None else push + group["momentum"] * momentum)
+            w.sub_(rate * (push if momentum is None else push + group["momentum"] * momentum))
     alpha_half(*seen)
     outer = [_grad(a).clone() for a in logits]
     towards = alpha_half.gradients_of(alpha_half.loss_of, seen, weights)
@@ -270,13 +272,13 @@ class _HalfStep:
     def gradients_of(
         self, loss_of: Callable[[Tensor, Tensor], Tensor], batch: Batch, parameters: Sequence[Tensor]
     ) -> list[Tensor]:
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             loss = loss_of(*batch)
             found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
     def _run(self) -> None:
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             loss = self.loss_of(self.images, self.labels)
             # A path that was not drawn has no gradient.
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)

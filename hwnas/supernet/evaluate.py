@@ -19,7 +19,7 @@ EVALUATION_BATCH = 512
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy, share of right answers, and the unweighted means over the classes of F1 score, precision and recall."""
+    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall."""
 
     loss: float
     accuracy: float

@@ -35,7 +35,7 @@ def check_gates(space: Space, gates: Gates) -> None:
             fits, got = 0 <= gate < options, str(gate)
         if not fits:
             raise UserError(
-                f"the gate of {choice.name} is a number below {options}, a vector of {options}, or a mapping from numbers to weights",
+                f"the gate of {choice.name} is a number below {options}, a vector of {options}, or weights of some numbers",
                 got=got,
             )
 

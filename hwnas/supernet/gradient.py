@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import UserError
+from hwnas.ir.simplify import simplify
 from hwnas.ops.factorized_reduce import FactorizedReduce
 from hwnas.ops.identity import Identity
 from hwnas.ops.zero import Zero
@@ -83,28 +84,49 @@ class Gradient(ABC):
     def alpha_gates(self, alphas: Alphas, draws: random.Random) -> Gates:
         """What a step of alpha runs; its gradient must reach the logits."""
 
-    def stage(self, number: int) -> None:
+    def stage(self, number: int) -> None:  # noqa: B027 (most strategies need none of these)
         """Told before each stage."""
 
-    def epoch(self, share: float) -> None:
+    def epoch(self, share: float) -> None:  # noqa: B027
         """Told before each epoch, with the share of the stage that is over."""
 
     def open(self, alphas: Alphas | None, stage: int) -> Options | None:
         """The options that a stage searches, from the alphas of the one before; None: all."""
         return None
 
-    def after_alpha(self, alphas: Alphas, before: Sequence[Tensor]) -> None:
+    def after_alpha(self, alphas: Alphas, before: Sequence[Tensor]) -> None:  # noqa: B027
         """Told after each step of alpha, with the logits before it."""
 
     def derive(self, alphas: Alphas) -> Genotype:
-        return alphas.genotype(self.space)
+        """The strongest options under the space's rules, as many zeros giving way as it takes to connect the network."""
+        return self.strongest([p.tolist() for p in alphas.probabilities()])
+
+    def strongest(self, scores: list[list[float]]) -> Genotype:
+        """`Space.from_scores`, but where zeros cut the output off, the one that won by the least gives way, until none does."""
+        scores = [list(row) for row in scores]
+        while True:
+            genotype = self.space.from_scores(scores)
+            zeros = [i for i, o in enumerate(genotype) if o in self.zero_options[i] and self._rival(i, scores) > 0]
+            if not zeros or not self._is_cut(genotype):
+                return genotype
+            weakest = max(zeros, key=lambda i: self._rival(i, scores) / scores[i][genotype[i]])
+            for o in self.zero_options[weakest]:
+                scores[weakest][o] = -1.0
+
+    def _rival(self, choice: int, scores: list[list[float]]) -> float:
+        """The score of the best option that is no zero."""
+        return max((s for o, s in enumerate(scores[choice]) if o not in self.zero_options[choice]), default=0.0)
+
+    def _is_cut(self, genotype: Genotype) -> bool:
+        arch = simplify(self.space.decode(genotype))
+        return any(isinstance(node.op, Zero) for node in arch.nodes)
 
     def skips(self, alphas: Alphas) -> str:
         """Skip connections among the edges that the derived genotype keeps, as `2 of 3`."""
         return "{} of {}".format(*self._count_skips(alphas))
 
     def collapsed(self, alphas: Alphas) -> bool:
-        """Whether more than half of what the derived genotype keeps are skip connections (Zela et al. 2020; Liang et al. 2019)."""
+        """Whether more than half of what the derived genotype keeps is skip connections (Zela et al. 2020)."""
         skips, kept = self._count_skips(alphas)
         return 2 * skips > kept
 
@@ -119,11 +141,15 @@ def make_gradient(text: str, space: Space) -> Gradient:
     name, arguments = parse_call(text, "gradient strategy")
     make = getattr(load("hwnas.supernet.gradients", name, "gradient strategy"), "Gradient", None)
     if not (inspect.isclass(make) and issubclass(make, Gradient)):
-        raise UserError("a gradient strategy's module defines Gradient, a subclass of hwnas.supernet.gradient.Gradient", got=name)
+        raise UserError(
+            "a gradient strategy's module defines Gradient, a subclass of hwnas.supernet.gradient.Gradient", got=name
+        )
     known = list(inspect.signature(make).parameters)[1:]
     unknown = [a for a in arguments if a not in known]
     if unknown:
-        raise UserError(f"gradient strategy {name} has no argument {unknown[0]!r}", remedy=f"known: {', '.join(known) or 'none'}")
+        raise UserError(
+            f"gradient strategy {name} has no argument {unknown[0]!r}", remedy=f"known: {', '.join(known) or 'none'}"
+        )
     return make(space, **arguments)
 
 

@@ -112,7 +112,9 @@ def test_folds_leave_out_every_image_once(monkeypatch):
     assert found["accuracy_deviation"] >= 0
 
 
-@pytest.mark.parametrize("text", ["cross_validation(folds=1)", "cross_validation(folds=16)", "predictor", "predictor(known=[((0,),1.0)]*4)"])
+@pytest.mark.parametrize(
+    "text", ["cross_validation(folds=1)", "cross_validation(folds=16)", "predictor", "predictor(known=[((0,),1.0)]*4)"]
+)
 def test_arguments_that_do_not_fit_are_refused(text):
     with pytest.raises(UserError):
         make_evaluator(text, setting())

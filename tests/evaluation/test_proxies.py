@@ -67,7 +67,9 @@ def test_naswot_of_a_network_without_rectifiers_is_the_lowest():
     arch = simplify(CELL.decode((0,) * 6))
     cell = passes(arch)
     assert naswot.proxy(cell) <= naswot.proxy(passes(simplify(CELL.decode((3,) * 6))))
-    linear = simplify(make_space("chain(kind='dense',input=(5,),classes=3,layers=1,widths=(4,),activations=('tanh',))").decode((0, 0, 0)))
+    linear = simplify(
+        make_space("chain(kind='dense',input=(5,),classes=3,layers=1,widths=(4,),activations=('tanh',))").decode((0, 0, 0))
+    )
     assert naswot.proxy(passes(linear)) < -1e300
 
 
@@ -143,7 +145,9 @@ def test_gradient_norm_and_zico_written_out():
 def test_passes_are_shared_and_made_once(monkeypatch):
     made = []
     monkeypatch.setattr("hwnas.evaluation.passes.to_torch", lambda *a, **k: made.append(1) or to_torch(*a, **k))
-    data = SearchData(*(Split(np.random.default_rng(s).standard_normal((12, 3, 8, 8)).astype(np.float32), np.arange(12) % 3) for s in (0, 1)))
+    data = SearchData(
+        *(Split(np.random.default_rng(s).standard_normal((12, 3, 8, 8)).astype(np.float32), np.arange(12) % 3) for s in (0, 1))
+    )
     names = known("hwnas.evaluation.proxies")
     assert names == ["grad_norm", "jacob_cov", "macs", "naswot", "params", "synflow", "zico"]
     evaluator = make_evaluator(f"zero_cost(proxies={names},batch_size=4)", Setting(CELL, data, Augmentation(False, 0)))
@@ -168,5 +172,3 @@ def test_a_module_that_is_no_evaluator_is_refused():
     data = SearchData(*(Split(np.zeros((12, 3, 8, 8), np.float32), np.arange(12) % 3) for _ in (0, 1)))
     with pytest.raises(UserError):
         make_evaluator("nothing", Setting(CELL, data, Augmentation(False, 0)))
-
-

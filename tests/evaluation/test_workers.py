@@ -55,7 +55,9 @@ def dying(tmp_path, monkeypatch):
     deaths_seen.mkdir()
     (package / "__init__.py").write_text("")
     (package / "evaluator.py").write_text(DYING)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
 
     def task(deaths: int) -> Task:
         return Task(SPACE, "digits", f"dying_plugin.evaluator(folder={str(deaths_seen)!r},deaths={deaths})", limit=60)

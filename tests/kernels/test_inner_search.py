@@ -29,9 +29,11 @@ from hwnas.kernels.inner_search import (
 def problem(
     options: list[int], metrics: int = 2, objectives: int | None = None, seed: int = 0, levels: int = 0, limit: float = np.inf
 ) -> Problem:
-    """Random tables; with `levels` few distinct whole numbers, so that ties are everywhere. `limit`: a quantile, of all metrics."""
+    """Random tables; with `levels` few distinct whole numbers, so that ties are everywhere. `limit`: a quantile."""
     rng = np.random.default_rng(seed)
-    draw = (lambda n: rng.integers(0, levels, (n, metrics)).astype(float)) if levels else (lambda n: rng.normal(size=(n, metrics)))
+    draw = (
+        (lambda n: rng.integers(0, levels, (n, metrics)).astype(float)) if levels else (lambda n: rng.normal(size=(n, metrics)))
+    )
     tables = [draw(n) for n in options]
     free = Problem(tables, objectives or metrics)
     if limit == np.inf:
@@ -96,7 +98,12 @@ def test_scores_of_many_genotypes_with_many_options():
 
 @settings(max_examples=60)
 @given(
-    sizes, st.integers(1, 4), st.integers(1, 4), st.integers(0, 30), st.sampled_from([0, 3]), st.sampled_from([np.inf, 0.4, 0.0])
+    sizes,
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(0, 30),
+    st.sampled_from([0, 3]),
+    st.sampled_from([np.inf, 0.4, 0.0]),
 )
 def test_enumeration_is_the_front_by_hand(options, metrics, objectives, seed, levels, limit):
     p = problem(options, metrics, min(objectives, metrics), seed, levels, limit)
@@ -109,7 +116,12 @@ def test_enumeration_is_the_front_by_hand(options, metrics, objectives, seed, le
 
 @settings(max_examples=60)
 @given(
-    sizes, st.integers(1, 2), st.integers(1, 2), st.integers(0, 30), st.sampled_from([0, 3]), st.sampled_from([np.inf, 0.4, 0.0])
+    sizes,
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(0, 30),
+    st.sampled_from([0, 3]),
+    st.sampled_from([np.inf, 0.4, 0.0]),
 )
 def test_layer_by_layer_finds_the_values_of_the_enumeration(options, metrics, objectives, seed, levels, limit):
     p = problem(options, metrics, min(objectives, metrics), seed, levels, limit)

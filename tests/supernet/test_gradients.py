@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 from hwnas.data import Augmentation, SearchData, Split
 from hwnas.errors import UserError
+from hwnas.ir.simplify import simplify
 from hwnas.kernels.weighted_sum import weighted_sum_reference
 from hwnas.lower.cost import op_macs_params
+from hwnas.ops.zero import Zero
 from hwnas.placements import placed_ops
 from hwnas.space import Space
 from hwnas.spaces import make_space
@@ -198,6 +200,17 @@ def test_pdarts_bounds_skips_and_takes_the_next_best_where_they_were_weakest(mos
     assert genotype == tuple(SKIP if i < most else CONV3 for i in range(6))
 
 
+def test_zeros_that_cut_the_output_off_give_way_the_weakest_first():
+    darts = make_gradient("darts", CELL)
+    rows = [[9.0, 0.0, 0.0, lead, 0.0] for lead in (1.0, 2.0, 1.0, 3.0, 1.0, 1.0)]
+    assert darts.derive(alphas_of(CELL, rows)) == (0, 0, 0, CONV3, 0, 0)  # edge 0->3 connects alone, and is the nearest
+    rows[3][3] = 0.5  # then 0->2 gives way first, and 2->3 must too
+    assert darts.derive(alphas_of(CELL, [*rows[:5], [9.0, 0.0, 0.0, 1.9, 0.0]])) == (0, CONV3, 0, 0, 0, CONV3)
+    for seed in range(30):
+        genotype = darts.derive(random_alphas(CELL, seed))
+        assert not any(isinstance(n.op, Zero) for n in simplify(CELL.decode(genotype)).nodes)
+
+
 def test_collapse_is_more_than_half_skips():
     darts = make_gradient("darts", CELL)
 
@@ -206,9 +219,9 @@ def test_collapse_is_more_than_half_skips():
 
     assert darts.collapsed(of((1, 1, 1, 1, 3, 3)))
     assert not darts.collapsed(of((1, 1, 1, 3, 3, 3)))
-    assert darts.collapsed(of((1, 1, 3, 0, 0, 0)))  # what is absent does not count
-    assert not darts.collapsed(of((0, 0, 0, 0, 0, 0)))
-    assert darts.skips(of((1, 1, 3, 0, 0, 0))) == "2 of 3"
+    assert darts.collapsed(of((1, 0, 3, 1, 0, 0)))  # what is absent does not count
+    assert not darts.collapsed(of((0, 0, 0, 3, 0, 0)))
+    assert darts.skips(of((1, 0, 3, 1, 0, 0))) == "2 of 3"
 
 
 def test_the_warning_is_heard_once_when_skips_take_over():

@@ -34,7 +34,9 @@ def search(
     ] = None,
     warm_start: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Finished run of the same space, for another device or on other data: what was good there comes first."),
+        typer.Option(
+            help="Finished run of the same space, for another device or on other data: what was good there comes first."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     as_json: AsJson = False,

@@ -18,9 +18,7 @@ from hwnas.space import Genotype
 class Evaluator(evaluator.Evaluator):
     """`proxies`: names of files in `evaluation/proxies`. `batches` of `batch_size` training images, always the same."""
 
-    def __init__(
-        self, setting: Setting, proxies: Sequence[str] = ("naswot",), batch_size: int = 32, batches: int = 2
-    ) -> None:
+    def __init__(self, setting: Setting, proxies: Sequence[str] = ("naswot",), batch_size: int = 32, batches: int = 2) -> None:
         super().__init__(setting)
         if not proxies or isinstance(proxies, str) or batch_size < 2 or batches < 2:
             raise UserError("zero_cost needs a list of proxies and two batches of two images at least", got=(proxies, batches))
@@ -30,7 +28,9 @@ class Evaluator(evaluator.Evaluator):
         parts = [order[i * batch_size : (i + 1) * batch_size] for i in range(batches)]
         if len(parts[-1]) < 2:
             raise UserError(
-                f"{batches} batches of {batch_size} images need more training images", got=len(train), remedy="ask for smaller batches"
+                f"{batches} batches of {batch_size} images need more training images",
+                got=len(train),
+                remedy="ask for smaller batches",
             )
         self.batches = [(torch.from_numpy(train.images[p]), torch.from_numpy(train.labels[p])) for p in parts]
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 
+from torch import Tensor
+
 from hwnas.errors import UserError
 from hwnas.space import Space
 from hwnas.supernet import gradient
@@ -31,7 +33,7 @@ class Gradient(gradient.Gradient):
         return self.alpha_gates(alphas, draws)
 
     def alpha_gates(self, alphas: Alphas, draws: random.Random) -> Gates:
-        gates: list[dict[int, gradient.Tensor]] = []
+        gates: list[dict[int, Tensor]] = []
         for log_p in alphas.log_probabilities():
             soft = ((log_p + gumbel(log_p, draws)) / self.temperature).softmax(0)
             drawn = int(soft.argmax())

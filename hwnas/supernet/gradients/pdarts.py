@@ -55,8 +55,7 @@ class Gradient(gradient.Gradient):
         found: Options = []
         for choice, p in zip(self.space.choices, alphas.probabilities(), strict=True):
             count = max(1, round(self.kept[stage] * len(choice.options)))
-            strongest = sorted(range(len(p)), key=lambda o, p=p.tolist(): -p[o])[:count]
-            found.append(sorted(strongest))
+            found.append(sorted(p.topk(count).indices.tolist()))
         return found
 
     def weight_gates(self, alphas: Alphas, draws: random.Random) -> Gates:
@@ -77,7 +76,7 @@ class Gradient(gradient.Gradient):
         """The strongest options, the weakest skip connections giving way to the next best until few enough are left."""
         scores = [p.tolist() for p in alphas.probabilities()]
         while True:
-            genotype = self.space.from_scores(scores)
+            genotype = self.strongest(scores)
             skips = [i for i, o in enumerate(genotype) if o in self.skip_options[i]]
             removable = [i for i in skips if set(alphas.open[i]) - self.skip_options[i]]
             if len(skips) <= self.most_skips or not removable:

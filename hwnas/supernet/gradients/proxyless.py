@@ -28,14 +28,14 @@ class Gradient(gradient.Gradient):
         gates: list[int | dict[int, Tensor]] = []
         self._pairs: list[tuple[int, ...]] = []
         for logits, open, log_p in zip(alphas.logits, alphas.open, alphas.log_probabilities(), strict=True):
-            noise = (log_p.detach() + gumbel(log_p, draws)).tolist()
-            pair = tuple(sorted(open, key=lambda o, noise=noise: -noise[o])[:2])  # two draws without replacement
+            noisy = log_p.detach() + gumbel(log_p, draws)  # its two largest are two draws without replacement
+            pair = tuple(noisy.topk(min(2, len(open))).indices.tolist())
             self._pairs.append(pair)
             if len(pair) == 1:
                 gates.append(pair[0])
                 continue
             soft = logits[list(pair)].softmax(0)
-            on = int(draws.random() >= float(soft[0]))
+            on = int(draws.random() >= float(soft[0].detach()))
             binary = torch.nn.functional.one_hot(torch.tensor(on), 2).to(soft)
             through = binary + soft - soft.detach()
             gates.append({o: through[k] for k, o in enumerate(pair)})
