@@ -76,9 +76,12 @@ Run = Callable[[int], tuple[np.ndarray, float]]  # seed -> values of the last po
 
 def ours(problem: Problem, population: int, generations: int) -> Run:
     def run(seed: int) -> tuple[np.ndarray, float]:
-        start = time.perf_counter()
-        _, values, _ = evolve(problem, Variation(population=population, seed=seed), generations)
-        return values, time.perf_counter() - start
+        """One run takes milliseconds, which no clock of a shared host can be trusted with: the mean over a tenth of a second."""
+        start, runs = time.perf_counter(), 0
+        while time.perf_counter() - start < 0.1:
+            _, values, _ = evolve(problem, Variation(population=population, seed=seed), generations)
+            runs += 1
+        return values, (time.perf_counter() - start) / runs
 
     return run
 
