@@ -8,6 +8,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::batch_norm {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::inner_search {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::memory {
 void bind(pybind11::module_& module);
 }
@@ -30,6 +33,7 @@ PYBIND11_MODULE(_native, m) {
 #endif
     hwnas::additive::bind(m);
     hwnas::batch_norm::bind(m);
+    hwnas::inner_search::bind(m);
     hwnas::memory::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);

@@ -16,7 +16,8 @@ import torch
 from hwnas.data import load_data
 from hwnas.spaces import make_space
 from hwnas.storage import write_file
-from hwnas.supernet.differentiable import Alphas, GradientRecipe, search_differentiable
+from hwnas.supernet.differentiable import GradientRecipe, search_differentiable
+from hwnas.supernet.gradient import Alphas
 from hwnas.supernet.supernet import Supernet
 
 

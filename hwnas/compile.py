@@ -41,6 +41,7 @@ from hwnas.search.budget import LATENCY, Budget, describe
 from hwnas.search.loop import Candidate, run_search
 from hwnas.search.pareto import pareto_front
 from hwnas.search.strategy import Score, make_strategy
+from hwnas.search.warm import WarmAdmission, prior_genotypes
 from hwnas.space import Genotype, Space
 from hwnas.spaces import make_space
 from hwnas.storage import Journal, write_file
@@ -52,6 +53,7 @@ from hwnas.supernet.train import Recipe, Sampler, Trained, train_network, train_
 FINALISTS = 8  # measured together; three such groups at the most
 GROUPS = 3
 MEASURE_SECONDS = 20.0
+PRIOR = 64  # genotypes of a finished run that a warm start remembers
 
 
 def compile_network(
@@ -72,6 +74,7 @@ def compile_network(
     limit: int | None = None,
     seed: int = 0,
     profile: str | Path | None = None,
+    warm_start: str | Path | None = None,
     resume: bool = False,
     watch: Watch = silent,
 ) -> Report:
@@ -80,7 +83,8 @@ def compile_network(
     space: `name` or `name(argument=value)`; input size and classes are the data's. budget: like `2ms` or `2ms,1Mparams`.
     evaluations: architectures scored in the supernet. inherit: train the winner from the supernet's weights instead of from
     scratch. size, limit: resize images, take that many of them. profile: folder of the device's profile, by default
-    `latency_models/<device>`; what it lacks of the space is measured first.
+    `latency_models/<device>`; what it lacks of the space is measured first. warm_start: folder of a finished run of the same
+    space, for another device or on other data: what was good there is tried first.
 
     Raises UserError for what a user can mend. The report says whether the measured winner keeps the budget.
     """
@@ -110,6 +114,7 @@ def compile_network(
         limit=limit, device=device,
         budget=dict(limits.limits), strategy=strategy, predictor=predictor, evaluations=evaluations,
         supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, seed=seed,
+        prior=[list(g) for g in prior_genotypes(RunFolder(Path(warm_start)).history, where)[:PRIOR]] if warm_start else [],
     )  # fmt: skip
     if folder.path.exists():
         folder.start(config, resume)  # a folder that may not be used is refused before any work
@@ -247,7 +252,8 @@ class _Run:
                 f"no architecture of {self.space.name} was found that keeps all limits at once", got=str(self.budget),
                 remedy=f"the nearest has {near}: relax one of them",
             )  # fmt: skip
-        return Admission(self.space, violation, fallback)
+        prior = [tuple(g) for g in self.config.prior]
+        return WarmAdmission(self.space, violation, fallback, prior) if prior else Admission(self.space, violation, fallback)
 
     def _train_supernet(self) -> Supernet:
         supernet = Supernet(self.space, self.config.seed)

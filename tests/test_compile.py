@@ -579,3 +579,19 @@ def test_dense_data_is_searched_with_a_dense_chain(tmp_path):
     assert report.params <= 2000
     assert report.predicted is None
     assert BUDGET not in report.config.budget
+
+
+def test_a_warm_start_tries_first_what_a_finished_run_liked_and_remembers_it(undisturbed, folder):
+    old = undisturbed / "run"
+    rows = [json.loads(line) for line in (old / "history.jsonl").read_text().splitlines()[1:]]
+    best: dict[str, list[int]] = {}
+    for row in sorted(rows, key=lambda r: (-r["accuracy"], r["loss"])):
+        best.setdefault(row["key"], row["genotype"])
+    expected = list(best.values())
+    run(folder, "warm", warm_start=old, evaluations=3, supernet_epochs=1, epochs=1)
+    warm = [json.loads(line)["genotype"] for line in (folder / "warm" / "history.jsonl").read_text().splitlines()[1:]]
+    assert warm == expected[:3]
+    config = json.loads((folder / "warm" / "config.json").read_text())
+    assert config["prior"] == expected  # so that the old run may be gone when this one is resumed
+    with pytest.raises(UserError, match="cannot be read"):
+        run(folder, "cold", warm_start=folder / "nowhere")

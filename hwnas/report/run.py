@@ -48,6 +48,7 @@ class Config(BaseModel):
     epochs: int
     inherit: bool
     seed: int
+    prior: list[list[int]] = []  # genotypes that a warm start tries first
 
 
 class Predicted(BaseModel):

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from hwnas.errors import UserError
 from hwnas.storage import write_file
@@ -40,6 +40,38 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: SGD) -> int:
     for name, parameter in module.named_parameters():
         if f"optimizer.{name}" in contents:
             optimizer.state[parameter] = {_MOMENTUM: contents[f"optimizer.{name}"]}
+    return epoch
+
+
+def save_search(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], epoch: int) -> None:
+    """Several modules and the optimizers of their parameters, after `epoch` whole epochs."""
+    contents = {"epoch": torch.tensor(epoch)}
+    for name, module in modules.items():
+        contents |= {f"module.{name}.{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    contents[f"optimizer.{name}.{number}.{key}"] = value
+    write_file(path, save({name: value.detach().cpu().contiguous().clone() for name, value in contents.items()}))
+
+
+def load_search(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> int:
+    """Restores what `save_search` saved; returns the whole epochs behind it. UserError if the file is not theirs."""
+    contents = read_safetensors(path)
+    try:
+        for name, module in modules.items():
+            prefix = f"module.{name}."
+            module.load_state_dict({n.removeprefix(prefix): v for n, v in contents.items() if n.startswith(prefix)})
+        epoch = int(contents["epoch"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path} is not a checkpoint of this search", got=str(error).splitlines()[0]) from None
+    for name, optimizer in optimizers.items():
+        for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            prefix = f"optimizer.{name}.{number}."
+            state = {n.removeprefix(prefix): v for n, v in contents.items() if n.startswith(prefix)}
+            if state:  # Adam counts its steps on the processor
+                optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     return epoch
 
 

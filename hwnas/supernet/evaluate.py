@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
+from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 
 from hwnas.data import Split
@@ -19,11 +19,13 @@ EVALUATION_BATCH = 512
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy, share of right answers, and the unweighted mean over the classes of their F1 scores."""
+    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall."""
 
     loss: float
     accuracy: float
     macro_f1: float
+    precision: float
+    recall: float
 
 
 def tensors(split: Split) -> tuple[Tensor, Tensor]:
@@ -44,10 +46,15 @@ def evaluate(network: ArchModule, split: Split) -> Evaluation:
             logits.append(network(images[start : start + EVALUATION_BATCH]))
     scores = torch.cat(logits)
     predicted = scores.argmax(1)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels.numpy(), predicted.numpy(), average="macro", zero_division=0.0
+    )
     return Evaluation(
         loss=float(F.cross_entropy(scores, labels)),
         accuracy=float((predicted == labels).double().mean()),
-        macro_f1=float(f1_score(labels.numpy(), predicted.numpy(), average="macro", zero_division=0.0)),
+        macro_f1=float(f1),
+        precision=float(precision),
+        recall=float(recall),
     )
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from hwnas.data import Augmentation, SearchData, Split
 from hwnas.spaces import make_space
-from hwnas.supernet.differentiable import Alphas, GradientRecipe, search_differentiable
+from hwnas.supernet.differentiable import GradientRecipe, search_differentiable
+from hwnas.supernet.gradient import Alphas
 from hwnas.supernet.supernet import Supernet
 
 PLAIN = Augmentation(flip=False, shift=0)

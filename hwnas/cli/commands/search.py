@@ -32,6 +32,12 @@ def search(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the profile. Default: latency_models/<device>."),
     ] = None,
+    warm_start: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Finished run of the same space, for another device or on other data: what was good there comes first."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +50,7 @@ def search(
         report = compile_network(
             space, data, device, budget, out, strategy=strategy, predictor=predictor, evaluations=evaluations,
             supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, size=size, limit=limit,
-            seed=seed, profile=profile, resume=resume, watch=tell,
+            seed=seed, profile=profile, warm_start=warm_start, resume=resume, watch=tell,
         )  # fmt: skip
     if as_json:
         print(report.model_dump_json())

@@ -1,0 +1,1 @@
+"""One file per evaluator, each with a class `Evaluator`."""

@@ -1,0 +1,10 @@
+"""The number of parameters: the baseline that a proxy has to beat."""
+
+from __future__ import annotations
+
+from hwnas.evaluation.passes import Passes
+from hwnas.lower.cost import cost
+
+
+def proxy(passes: Passes) -> float:
+    return float(cost(passes.arch).params)

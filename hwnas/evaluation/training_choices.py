@@ -1,0 +1,66 @@
+"""Training hyper-parameters as further choices of a space: every strategy searches them with the architecture, jointly.
+
+The choices are called `train.<name>` and decide no slot, so they change nothing of the arch. Two genotypes of one network may
+differ in them: what is remembered by network must be remembered by `training_key` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hwnas.data import Augmentation
+from hwnas.errors import UserError
+from hwnas.space import Choice, Genotype, Space
+from hwnas.supernet.train import Recipe
+
+PREFIX = "train."
+# The usual range of each: steps of about three for rates, two for sizes.
+OPTIONS: dict[str, tuple[float, ...]] = {
+    "learning_rate": (0.01, 0.03, 0.1, 0.3),
+    "weight_decay": (1e-5, 1e-4, 1e-3),
+    "batch_size": (32, 64, 128),
+    "augmentation": (0.0, 0.5, 1.0),  # share of the data's own shift; no mirroring at 0
+    "epochs": (0.5, 1.0),  # share of the recipe's
+}
+
+
+def with_training_choices(space: Space, options: Mapping[str, Sequence[float]] = OPTIONS) -> Space:
+    """The space with a choice for each of these hyper-parameters. UserError for one that is unknown or out of range."""
+    for name, values in options.items():
+        if name not in OPTIONS:
+            raise UserError("unknown training choice", got=name, remedy=f"known: {', '.join(OPTIONS)}")
+        top = {"augmentation": 1.0, "epochs": 1.0}.get(name, float("inf"))
+        low_is_allowed = name in ("augmentation", "weight_decay")
+        if not values or not all((v >= 0 if low_is_allowed else v > 0) and v <= top for v in values):
+            raise UserError(f"the values of {name} are out of range", got=tuple(values))
+        if name == "batch_size" and any(v < 2 or v != int(v) for v in values):
+            raise UserError("batch sizes are whole numbers from 2", got=tuple(values))
+    choices = tuple(Choice(PREFIX + name, tuple(repr(v) for v in values)) for name, values in options.items())
+    return replace(space, choices=(*space.choices, *choices))
+
+
+def training_of(
+    space: Space, genotype: Genotype, recipe: Recipe, augmentation: Augmentation, fidelity: float = 1.0
+) -> tuple[Recipe, Augmentation]:
+    """The recipe and augmentation that a genotype asks for; `fidelity` is a further share of the epochs."""
+    chosen = {
+        c.name.removeprefix(PREFIX): float(c.options[v])
+        for c, v in zip(space.choices, genotype, strict=True)
+        if c.name.startswith(PREFIX)
+    }
+    strength = chosen.get("augmentation", 1.0)
+    changed = Augmentation(augmentation.flip and strength > 0, round(augmentation.shift * strength))
+    return replace(
+        recipe,
+        learning_rate=chosen.get("learning_rate", recipe.learning_rate),
+        weight_decay=chosen.get("weight_decay", recipe.weight_decay),
+        batch_size=int(chosen.get("batch_size", recipe.batch_size)),
+        epochs=max(1, round(recipe.epochs * chosen.get("epochs", 1.0) * fidelity)),
+    ), changed
+
+
+def training_key(space: Space, genotype: Genotype) -> str:
+    """What a genotype says of training, as text: with the arch's key it names what is evaluated."""
+    pairs = zip(space.choices, genotype, strict=True)
+    return ",".join(f"{c.name.removeprefix(PREFIX)}={c.options[v]}" for c, v in pairs if c.name.startswith(PREFIX))

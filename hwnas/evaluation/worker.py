@@ -1,0 +1,48 @@
+"""The process of a worker: a task as its argument, jobs as lines on stdin, results as lines on stdout."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+import torch
+
+from hwnas.data import load_data
+from hwnas.errors import UserError
+from hwnas.evaluation.evaluator import Evaluator, Setting, make_evaluator
+from hwnas.evaluation.training_choices import OPTIONS, with_training_choices
+from hwnas.evaluation.workers import Task
+from hwnas.spaces import make_space
+
+
+def build(task: Task) -> Evaluator:
+    for name in task.plugins:
+        importlib.import_module(name)
+    dataset = load_data(task.data, seed=task.seed, size=task.size, limit=task.limit)
+    space = make_space(task.space, input=dataset.input, classes=len(dataset.classes))
+    space = with_training_choices(space, {name: OPTIONS.get(name, ()) for name in task.training})
+    return make_evaluator(task.evaluator, Setting(space, dataset.search, dataset.augmentation, task.seed))
+
+
+def main() -> None:
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the results
+    task = Task(**json.loads(sys.argv[1]))
+    torch.set_num_threads(task.threads)
+    evaluator: Evaluator | None = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            evaluator = evaluator or build(task)
+            genotype = evaluator.setting.space.check(job["genotype"])
+            answer: dict[str, object] = {"metrics": evaluator.evaluate(genotype, job["fidelity"])}
+        except UserError as error:
+            answer = {"error": str(error)}
+        results.write(json.dumps(answer) + "\n")
+        results.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Evaluation in worker processes of one machine. Results do not depend on their number, nor on which of them did what.
+
+A worker is a Python process of its own that reads jobs and writes results as lines of JSON: nothing is pickled. Each runs with
+the same number of threads, loads the same data and evaluates a genotype as if it were the only one. Results come back in the
+order of the jobs. A job whose worker dies is given to a new one, twice at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from queue import SimpleQueue
+from types import TracebackType
+from typing import IO, Any
+
+from hwnas.errors import UserError
+from hwnas.space import Genotype
+
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to evaluate genotypes: texts and numbers, as the command line has them.
+
+    `space` without input and classes, which are the data's. `training`: names of training choices to add to it. `threads` of
+    each worker: part of the task, since a sum may round otherwise with another number.
+    """
+
+    space: str
+    data: str
+    evaluator: str
+    seed: int = 0
+    size: int | None = None
+    limit: int | None = None
+    training: tuple[str, ...] = ()
+    threads: int = 1
+    plugins: tuple[str, ...] = ()
+
+
+class Workers:
+    """A pool of `count` workers, to be used in a `with` statement. They start when there is work."""
+
+    def __init__(self, task: Task, count: int) -> None:
+        if count < 1:
+            raise UserError("at least one worker is needed", got=count)
+        self.task, self.count = task, count
+        self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
+        for _ in range(count):
+            self._idle.put(None)
+        self._threads = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            worker = self._idle.get()
+            if worker:
+                worker.stop()
+
+    def evaluate(self, genotypes: Sequence[Genotype], fidelities: Sequence[float] | None = None) -> list[dict[str, float]]:
+        """The metrics of each genotype, in their order. UserError for what a worker refuses, or if one dies over and over."""
+        jobs = [
+            {"genotype": list(g), "fidelity": f} for g, f in zip(genotypes, fidelities or [1.0] * len(genotypes), strict=True)
+        ]
+        return list(self._threads.map(self._run, jobs))
+
+    def _run(self, job: dict[str, Any]) -> dict[str, float]:
+        worker = self._idle.get()
+        try:
+            for _ in range(TRIES):
+                worker = worker or _Worker(self.task)
+                answer = worker.ask(job)
+                if answer is not None:
+                    break
+                worker.stop()
+                worker = None
+            else:
+                raise UserError(
+                    f"a worker died {TRIES} times over one architecture", got=str(job["genotype"]),
+                    remedy="its messages are above; fewer workers need less memory",
+                )  # fmt: skip
+        finally:
+            self._idle.put(worker)
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return {name: float(value) for name, value in answer["metrics"].items()}
+
+
+class _Worker:
+    def __init__(self, task: Task) -> None:
+        command = [sys.executable, "-m", "hwnas.evaluation.worker", json.dumps(asdict(task))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer, or None if the process is gone."""
+        stdin, stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
+        try:
+            stdin.write(json.dumps(job) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except OSError:
+            return None
+        if not line.endswith("\n"):
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                _pipe(pipe).close()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe

@@ -1,0 +1,1 @@
+"""One file per gradient strategy on the supernet, each with a class `Gradient`."""
