@@ -1,0 +1,107 @@
+"""Pool: the candidates that a surrogate judges, as blocks of features, with their distances to what was asked for.
+
+A pool of a small space holds all that the budget admits. Of a larger one it holds random genotypes, and gains more of them and
+neighbours of the best with every ask.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.search.admission import Admission
+from hwnas.search.encoding import Array, Encoding
+from hwnas.space import Genotype
+
+Rows = NDArray[np.intp]
+
+START, RANDOM, NEIGHBOURS = 512, 16, 8  # of an evolving pool: at first; and with every growth, the second for each parent
+
+
+class Pool:
+    """`genotypes` [rows] are distinct; `asked` are the rows that were asked for, in order, also more than once."""
+
+    def __init__(self, admission: Admission, rng: random.Random, enumerate_up_to: int = 0) -> None:
+        """Complete, with all admitted genotypes, if the space has at most `enumerate_up_to`."""
+        self.admission, self.rng = admission, rng
+        self.genotypes: list[Genotype] = []
+        self.asked: list[int] = []
+        self.chances = np.zeros(0)  # [rows], of keeping the budget
+        self._row: dict[Genotype, int] = {}
+        self._keys: list[str] = []
+        self._asked_keys: set[str] = set()
+        self.complete = admission.space.size <= enumerate_up_to
+        if self.complete:
+            first = [g for g in admission.space.genotypes() if admission.admits(g)]
+        else:
+            first = [admission.fallback, *(admission.sample(rng) for _ in range(START))]
+        self._encoding = Encoding(admission, first)
+        self._blocks: list[Array] = [np.zeros((0, 0), np.float32) for _ in self._encoding(first[:1])]  # [rows, features] each
+        self._distances = np.zeros((len(self._blocks), 64, 0), np.float32)  # [blocks, room for asked, room for rows]
+        self._add(first)
+
+    def grow(self, parents: Sequence[Genotype]) -> None:
+        """Adds random genotypes and neighbours of the parents, unless the pool is complete."""
+        if not self.complete:
+            found = [self.admission.sample(self.rng) for _ in range(RANDOM)]
+            self._add([*found, *(self.admission.mutate(p, self.rng) for p in parents for _ in range(NEIGHBOURS))])
+
+    def ask(self, genotype: Genotype) -> None:
+        """Notes that a genotype is asked for."""
+        self._add([genotype])
+        row, done = self._row[genotype], len(self.asked)
+        if done == self._distances.shape[1]:
+            self._distances = np.concatenate([self._distances, np.zeros_like(self._distances)], 1)
+        for block, distances in zip(self._blocks, self._distances, strict=True):
+            distances[done, : len(block)] = _squared_distances(block[row : row + 1], block)[0]
+        self.asked.append(row)
+        self._asked_keys.add(self._keys[row])
+
+    def open(self) -> Rows:
+        """The rows of networks that were not asked for; if there are none, all rows."""
+        rows = np.array([row for row, key in enumerate(self._keys) if key not in self._asked_keys], dtype=np.intp)
+        return rows if len(rows) else np.arange(len(self.genotypes))
+
+    def distances(self) -> Array:
+        """Squared distances [blocks, asked, rows]."""
+        return self._distances[:, : len(self.asked), : len(self.genotypes)]
+
+    def metric(self, name: str) -> NDArray[np.float64]:
+        """[rows]"""
+        return np.array([self.admission.traits(g).metrics[name] for g in self.genotypes])
+
+    def features(self, rows: Rows | list[int]) -> Array:
+        """All blocks side by side [rows, features]."""
+        return np.concatenate([block[rows] for block in self._blocks], 1)
+
+    def _add(self, genotypes: Iterable[Genotype]) -> None:
+        new = [g for g in dict.fromkeys(genotypes) if g not in self._row]
+        if not new:
+            return
+        old = len(self.genotypes)
+        for genotype in new:
+            self._row[genotype] = len(self.genotypes)
+            self.genotypes.append(genotype)
+        known = [self.admission.traits(g) for g in new]
+        self._keys += [t.key for t in known]
+        self.chances = np.append(self.chances, [t.chance for t in known])
+        if len(self.genotypes) > self._distances.shape[2]:
+            room = np.zeros((*self._distances.shape[:2], max(len(new), old)), np.float32)
+            self._distances = np.concatenate([self._distances, room], 2)
+        for i, added in enumerate(self._encoding(new)):
+            block = self._blocks[i]
+            padded = np.pad(block, ((0, 0), (0, added.shape[1] - block.shape[1])))  # labels that were not met before
+            self._blocks[i] = block = np.concatenate([padded, added])
+            if self.asked:
+                found = _squared_distances(block[self.asked], block[old:])
+                self._distances[i, : len(self.asked), old : len(self.genotypes)] = found
+
+
+def _squared_distances(a: Array, b: Array) -> Array:
+    """[n, features], [m, features] -> [n, m]"""
+    found: Array = np.maximum(0, (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T))
+    return found
