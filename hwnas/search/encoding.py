@@ -14,21 +14,17 @@ Array = NDArray[np.float32]
 
 
 class Encoding:
-    """Each block has unit total variance over the genotypes that the encoding was made from.
+    """Blocks: the options as one-hot and as ranks, the logarithm of each metric, and the logarithms of each view's counts.
 
-    Blocks: the options as one-hot and as ranks, the logarithm of each metric, and the logarithms of each view's counts. The
-    columns of a view grow with the labels that are met: earlier rows have zeros there.
+    The columns of a view grow with the labels that are met: earlier rows have zeros there.
     """
 
-    def __init__(self, admission: Admission, first: Sequence[Genotype]) -> None:
+    def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self._sizes = [len(c.options) for c in admission.space.choices]
-        traits = admission.traits(first[0])
+        traits = admission.traits(admission.fallback)
         self._metrics, self._views = sorted(traits.metrics), sorted(traits.counts)
         self._columns: dict[str, dict[str, int]] = {view: {} for view in self._views}
-        self._scales = [1.0] * (2 + len(self._metrics) + len(self._views))
-        deviations = [float(np.sqrt(block.var(0, dtype=np.float64).sum())) for block in self(first)]
-        self._scales = [1 / d if d > 1e-6 else 0.0 for d in deviations]
 
     def __call__(self, genotypes: Sequence[Genotype]) -> list[Array]:
         """The blocks [rows, features] of these genotypes."""
@@ -39,12 +35,14 @@ class Encoding:
         blocks += [np.log(np.maximum([[t.metrics[m]] for t in known], 1e-9)) for m in self._metrics]
         for view in self._views:
             columns = self._columns[view]
-            for traits in known:
-                for label in traits.counts[view]:
-                    columns.setdefault(label, len(columns))
+            found = [
+                (row, columns.setdefault(label, len(columns)), count)
+                for row, traits in enumerate(known)
+                for label, count in traits.counts[view].items()
+            ]
             counts = np.zeros((len(genotypes), len(columns)))
-            for row, traits in enumerate(known):
-                for label, count in traits.counts[view].items():
-                    counts[row, columns[label]] = count
+            if found:
+                at, label, count = np.array(found).T
+                counts[at, label] = count
             blocks.append(np.log1p(counts))
-        return [(scale * block).astype(np.float32) for scale, block in zip(self._scales, blocks, strict=True)]
+        return [block.astype(np.float32) for block in blocks]

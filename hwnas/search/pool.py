@@ -17,9 +17,9 @@ from hwnas.search.admission import Admission
 from hwnas.search.encoding import Array, Encoding
 from hwnas.space import Genotype
 
-Rows = NDArray[np.intp]
-
-START, RANDOM, NEIGHBOURS = 512, 16, 8  # of an evolving pool: at first; and with every growth, the second for each parent
+_REFERENCE = 256  # genotypes, within the budget or not, that set the scales
+_ROOM = 64  # trials that distances have room for at first
+START, RANDOM, NEIGHBOURS = 128, 16, 8  # of an evolving pool: at first; and with every growth, the second for each parent
 
 
 class Pool:
@@ -31,17 +31,23 @@ class Pool:
         self.genotypes: list[Genotype] = []
         self.asked: list[int] = []
         self.chances = np.zeros(0)  # [rows], of keeping the budget
+        self._metrics = {name: np.zeros(0) for name in admission.traits(admission.fallback).metrics}  # [rows] each
         self._row: dict[Genotype, int] = {}
         self._keys: list[str] = []
-        self._asked_keys: set[str] = set()
+        self._rows_of: dict[str, list[int]] = {}  # by key of the network
+        self._closed = np.zeros(0, np.bool_)  # [rows], whose network was asked for
         self.complete = admission.space.size <= enumerate_up_to
         if self.complete:
             first = [g for g in admission.space.genotypes() if admission.admits(g)]
         else:
             first = [admission.fallback, *(admission.sample(rng) for _ in range(START))]
-        self._encoding = Encoding(admission, first)
-        self._blocks: list[Array] = [np.zeros((0, 0), np.float32) for _ in self._encoding(first[:1])]  # [rows, features] each
-        self._distances = np.zeros((len(self._blocks), 64, 0), np.float32)  # [blocks, room for asked, room for rows]
+        self._encoding = Encoding(admission)
+        # What varies little within the budget must not count as much as what varies throughout the space.
+        throughout = self._encoding([admission.space.sample(rng) for _ in range(_REFERENCE)])
+        deviations = [float(np.sqrt(block.var(0, dtype=np.float64).sum())) for block in throughout]
+        self._scales = [1 / d if d > 1e-6 else 0.0 for d in deviations]
+        self._blocks = [np.zeros((0, 0), np.float32) for _ in throughout]  # [rows, features] each, of unit total variance
+        self._distances = np.zeros((len(throughout), _ROOM, 0), np.float32)  # [blocks, room for asked, room for rows]
         self._add(first)
 
     def grow(self, parents: Sequence[Genotype]) -> None:
@@ -59,12 +65,12 @@ class Pool:
         for block, distances in zip(self._blocks, self._distances, strict=True):
             distances[done, : len(block)] = _squared_distances(block[row : row + 1], block)[0]
         self.asked.append(row)
-        self._asked_keys.add(self._keys[row])
+        self._closed[self._rows_of[self._keys[row]]] = True
 
-    def open(self) -> Rows:
-        """The rows of networks that were not asked for; if there are none, all rows."""
-        rows = np.array([row for row, key in enumerate(self._keys) if key not in self._asked_keys], dtype=np.intp)
-        return rows if len(rows) else np.arange(len(self.genotypes))
+    def open(self) -> NDArray[np.bool_]:
+        """[rows]: of which the network was not asked for; if there is none, all."""
+        found = ~self._closed
+        return found if found.any() else ~found
 
     def distances(self) -> Array:
         """Squared distances [blocks, asked, rows]."""
@@ -72,9 +78,9 @@ class Pool:
 
     def metric(self, name: str) -> NDArray[np.float64]:
         """[rows]"""
-        return np.array([self.admission.traits(g).metrics[name] for g in self.genotypes])
+        return self._metrics[name]
 
-    def features(self, rows: Rows | list[int]) -> Array:
+    def features(self, rows: list[int] | slice) -> Array:
         """All blocks side by side [rows, features]."""
         return np.concatenate([block[rows] for block in self._blocks], 1)
 
@@ -83,19 +89,27 @@ class Pool:
         if not new:
             return
         old = len(self.genotypes)
-        for genotype in new:
-            self._row[genotype] = len(self.genotypes)
-            self.genotypes.append(genotype)
         known = [self.admission.traits(g) for g in new]
+        closed = []
+        for row, (genotype, traits) in enumerate(zip(new, known, strict=True), start=old):
+            self._row[genotype] = row
+            same = self._rows_of.setdefault(traits.key, [])
+            closed.append(bool(same) and same[0] < old and bool(self._closed[same[0]]))
+            same.append(row)
+        self.genotypes += new
         self._keys += [t.key for t in known]
+        self._closed = np.append(self._closed, closed)
         self.chances = np.append(self.chances, [t.chance for t in known])
+        for name, values in self._metrics.items():
+            self._metrics[name] = np.append(values, [t.metrics[name] for t in known])
+        added = self._encoding(new)
         if len(self.genotypes) > self._distances.shape[2]:
             room = np.zeros((*self._distances.shape[:2], max(len(new), old)), np.float32)
             self._distances = np.concatenate([self._distances, room], 2)
-        for i, added in enumerate(self._encoding(new)):
+        for i, (scale, part) in enumerate(zip(self._scales, added, strict=True)):
             block = self._blocks[i]
-            padded = np.pad(block, ((0, 0), (0, added.shape[1] - block.shape[1])))  # labels that were not met before
-            self._blocks[i] = block = np.concatenate([padded, added])
+            padded = np.pad(block, ((0, 0), (0, part.shape[1] - block.shape[1])))  # labels that were not met before
+            self._blocks[i] = block = np.concatenate([padded, scale * part])
             if self.asked:
                 found = _squared_distances(block[self.asked], block[old:])
                 self._distances[i, : len(self.asked), old : len(self.genotypes)] = found

@@ -106,6 +106,7 @@ class Table:
         if len(self.row) != self.size:
             raise UserError(f"{accuracy}: each row has codes of its own", got=f"{self.size - len(self.row)} repeated")
         self._counts: dict[Genotype, Mapping[str, Mapping[str, int]]] = {}
+        self._traits: dict[str | None, dict[Genotype, Traits]] = {}
         self.metrics: dict[str, Array] = {}
         for metric, prefixes in (("params", ("params",)), ("macs", ("macs", "flops"))):
             named = [c for c in self.columns if c.lower().startswith(prefixes) and self.columns[c].shape == (self.size,)]
@@ -142,9 +143,13 @@ class Table:
             near = ", ".join(describe(m, metrics[m][least], round_up=True) for m in budget.limits)
             raise UserError("no row of the table keeps the budget", got=str(budget), remedy=f"the nearest has {near}")
 
+        known = self._traits.setdefault(device, {})
+
         def traits(genotype: Genotype) -> Traits:
-            row = self.row[genotype]
-            return Traits(str(row), {m: float(v[row]) for m, v in metrics.items()}, self._structure(genotype))
+            if genotype not in known:
+                row = self.row[genotype]
+                known[genotype] = Traits(str(row), {m: float(v[row]) for m, v in metrics.items()}, self._structure(genotype))
+            return known[genotype]
 
         return Admission(self.space, lambda g: float(over[self.row[g]]), self.genotypes[least], traits)
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from hwnas.errors import UserError
 from hwnas.regress.block_gp import BlockGP, fit_block_gp
 from hwnas.search import strategy
 from hwnas.search.admission import Admission
-from hwnas.search.pool import Pool, Rows
+from hwnas.search.pool import Pool
 from hwnas.search.strategy import Score, Trial
+from hwnas.space import Genotype
 
 Array = NDArray[np.float64]
 
 _PARENTS = 8  # of the candidates that join an evolving pool
-_PROPOSALS = 12  # of hyper-parameters, at every ask
+_FIRST_PROPOSALS, _PROPOSALS = 60, 12  # of hyper-parameters: at the first ask that judges, and at every later one
 _SOFTENING = 0.25  # keeps the best at a finite place of the stretched scale
 
 
@@ -43,71 +44,65 @@ class Strategy(strategy.Strategy):
             raise UserError("front names a metric that is predicted here", got=front)
         self.initial, self.acquisition, self.beta, self.front, self.exhaustive = initial, acquisition, beta, front, exhaustive
         self.numbers = np.random.default_rng(seed)
-        self.values: list[float] = []
+        self.told: list[tuple[Genotype, Score]] = []
         self.pool: Pool | None = None
         self.process: BlockGP | None = None
 
     def ask(self, count: int = 1) -> list[Trial]:
-        self.pool = self.pool or Pool(self.admission, self.rng, self.exhaustive)
-        if len(self.values) < self.initial:
-            genotypes = [
-                self.fresh(lambda: self.admission.sample(self.rng)) for _ in range(min(count, self.initial - len(self.values)))
-            ]
-            for genotype in genotypes:
-                self.pool.ask(genotype)
-            return [Trial(g) for g in genotypes]
-        best = np.argsort(self.values)[::-1][:_PARENTS]
-        self.pool.grow([self.pool.genotypes[self.pool.asked[i]] for i in best])
-        y = (clipped if self.front else stretched)(np.array(self.values))
+        left = self.initial - len(self.told)
+        if left > 0:
+            return [Trial(self.fresh(lambda: self.admission.sample(self.rng))) for _ in range(min(count, left))]
+        self.pool = pool = self.pool or Pool(self.admission, self.rng, self.exhaustive)
+        for genotype, _ in self.told[len(pool.asked) :]:
+            pool.ask(genotype)
+        best = sorted(self.told, key=lambda told: told[1].rank, reverse=True)[:_PARENTS]
+        pool.grow([genotype for genotype, _ in best])
+        y = (clipped if self.front else stretched)(np.array([score.accuracy for _, score in self.told]))
+        proposals = _PROPOSALS if self.process else _FIRST_PROPOSALS
         trials = []
-        for i in range(count):  # later ones of a batch believe what is expected of the earlier
-            between = self.pool.distances()[:, :, self.pool.asked].astype(np.float64)
-            self.process = fit_block_gp(between, y, self.numbers, self.process, 0 if i else _PROPOSALS)
-            open_rows = self.pool.open()
-            mean, deviation = self.process.predict(self.pool.distances()[:, :, open_rows])
-            chosen = int(np.argmax(self._worth(mean, deviation, open_rows, y)))
-            y = np.append(y, mean[chosen])
-            genotype = self.pool.genotypes[open_rows[chosen]]
-            self.pool.ask(genotype)
-            trials.append(Trial(genotype))
+        for _ in range(count):
+            between = pool.distances()[:, :, pool.asked].astype(np.float64)
+            self.process = fit_block_gp(between, y, self.numbers, self.process, proposals)
+            mean, deviation = self.process.predict(pool.distances())
+            worth = self._worth(pool, mean, deviation, y) * pool.chances
+            chosen = int(np.argmax(np.where(pool.open(), worth, -np.inf)))
+            pool.ask(pool.genotypes[chosen])
+            trials.append(Trial(pool.genotypes[chosen]))
+            y, proposals = np.append(y, mean[chosen]), 0  # later ones of a batch believe what is expected of this one
         return trials
 
-    def _worth(self, mean: Array, deviation: Array, rows: Rows, y: Array) -> Array:
-        """What asking each of the rows promises."""
-        assert self.pool
+    def _worth(self, pool: Pool, mean: Array, deviation: Array, y: Array) -> Array:
+        """What each candidate promises within the budget [rows]."""
         if self.front:
-            worth = self._growth(mean, deviation, rows, y)
-        elif self.acquisition == "ucb":
-            worth = mean + self.beta * deviation - y.min()
-        else:
-            worth = improvement(mean, deviation, float(y.max()))
-        return worth * self.pool.chances[rows]
+            return self._growth(pool, mean, deviation, y)
+        if self.acquisition == "ucb":
+            upper: Array = mean + self.beta * deviation
+            return upper - upper.min()  # not negative, so that a chance below one lessens it
+        return improvement(mean, deviation, float(y.max()))
 
-    def _growth(self, mean: Array, deviation: Array, rows: Rows, y: Array) -> Array:
+    def _growth(self, pool: Pool, mean: Array, deviation: Array, y: Array) -> Array:
         """Expected hypervolume improvement (Emmerich et al. 2006) where one objective is known: improvement, summed over costs."""
-        assert self.pool
-        cost = self.pool.metric(self.front)
-        own, told = cost[rows], sorted(zip(cost[self.pool.asked], y, strict=True))
+        cost = pool.metric(self.front)
         steps = [(0.0, float(y.min()) - 1)]  # from this cost on, this is reached
-        for at, value in told:
+        for at, value in sorted(zip(cost[pool.asked].tolist(), y.tolist(), strict=True)):
             if value > steps[-1][1]:
                 steps.append((at, value))
         ends = [at for at, _ in steps[1:]] + [float(cost.max())]
-        worth = np.zeros(len(rows))
+        worth = np.zeros(len(mean))
         for (start, reached), end in zip(steps, ends, strict=True):
-            width = end - np.maximum(start, own)
+            width = end - np.maximum(start, cost)
             there = np.flatnonzero(width > 0)
             worth[there] += width[there] * improvement(mean[there], deviation[there], reached)
         return worth
 
     def tell(self, trial: Trial, score: Score) -> None:
-        self.values.append(score.accuracy)
+        self.told.append((trial.genotype, score))
 
 
 def improvement(mean: Array, deviation: Array, best: float) -> Array:
     """Expected improvement over `best` of normally distributed values."""
     z = (mean - best) / deviation
-    expected: Array = deviation * (z * norm.cdf(z) + norm.pdf(z))
+    expected: Array = deviation * (z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi))
     return expected
 
 
