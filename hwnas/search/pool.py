@@ -7,8 +7,7 @@ neighbours of the best with every ask.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from hwnas.search.admission import Admission
 from hwnas.search.encoding import Array, Encoding
 from hwnas.space import Genotype
 
+_REPEATS = 4  # proposals that repeat earlier ones, after which no more are asked for
 _REFERENCE = 256  # genotypes, within the budget or not, that set the scales
 _ROOM = 64  # trials that distances have room for at first
 START, RANDOM, NEIGHBOURS = 128, 16, 8  # of an evolving pool: at first; and with every growth, the second for each parent
@@ -40,7 +40,7 @@ class Pool:
         if self.complete:
             first = [g for g in admission.space.genotypes() if admission.admits(g)]
         else:
-            first = [admission.fallback, *(admission.sample(rng) for _ in range(START))]
+            first = [admission.fallback, *_distinct(lambda: admission.sample(rng), START)]
         self._encoding = Encoding(admission)
         # What varies little within the budget must not count as much as what varies throughout the space.
         throughout = self._encoding([admission.space.sample(rng) for _ in range(_REFERENCE)])
@@ -53,8 +53,10 @@ class Pool:
     def grow(self, parents: Sequence[Genotype]) -> None:
         """Adds random genotypes and neighbours of the parents, unless the pool is complete."""
         if not self.complete:
-            found = [self.admission.sample(self.rng) for _ in range(RANDOM)]
-            self._add([*found, *(self.admission.mutate(p, self.rng) for p in parents for _ in range(NEIGHBOURS))])
+            found = _distinct(lambda: self.admission.sample(self.rng), RANDOM)
+            for parent in parents:
+                found += _distinct(lambda p=parent: self.admission.mutate(p, self.rng), NEIGHBOURS)  # type: ignore[misc]
+            self._add(found)
 
     def ask(self, genotype: Genotype) -> None:
         """Notes that a genotype is asked for."""
@@ -113,6 +115,16 @@ class Pool:
             if self.asked:
                 found = _squared_distances(block[self.asked], block[old:])
                 self._distances[i, : len(self.asked), old : len(self.genotypes)] = found
+
+
+def _distinct(propose: Callable[[], Genotype], count: int) -> list[Genotype]:
+    """So many proposals, or fewer where they repeat themselves: a narrow budget admits few, and finding them takes long."""
+    found: dict[Genotype, None] = {}
+    for tried in range(count):
+        if tried - len(found) > _REPEATS:
+            break
+        found[propose()] = None
+    return list(found)
 
 
 def _squared_distances(a: Array, b: Array) -> Array:

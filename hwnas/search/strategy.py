@@ -13,7 +13,7 @@ from hwnas.plugins import load, parse_call
 from hwnas.search.admission import Admission
 from hwnas.space import Genotype
 
-_TRIES = 30  # proposals that may be networks seen before
+_TRIES = 12  # proposals that may be networks seen before
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ VARIANTS = [
     "evolution(population=5, sample=2, selection='roulette', kind='two_point', crossover=1.0, elite=2, mutation=0.3)",
     "evolution(population=5, sample=2, kind='one_point', crossover=1.0)",
     "bayesian(initial=4, acquisition='ucb', exhaustive=0)",
-    "predictor(initial=4, batch=3, model='mlp', exhaustive=0)",
+    "predictor(initial=4, batch=9, members=1, model='mlp', exhaustive=0)",
 ]
 SPACES = [make_space("mobilenet(input=(1,8,8), classes=3, stages=((8,2,2),), stem=8, first=8, head=16, kernels=(3,5), "
                      "expansions=(3,), depths=(1,2), widths=(0.5,1.0,2.0))"),

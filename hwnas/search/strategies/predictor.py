@@ -21,22 +21,24 @@ from hwnas.search.pool import Pool
 from hwnas.search.strategy import Score, Trial
 from hwnas.space import Genotype
 
+_MEMBERS = {"trees": 100, "mlp": 5}
 _PARENTS = 8  # whose neighbours join an evolving pool
 
 
 class Strategy(strategy.Strategy):
     """model: `trees` (a random forest) or `mlp` (an ensemble of small networks). Each member of the ensemble in turn picks its
-    best candidate (Thompson sampling), `batch` for one training. exhaustive: as of `bayesian`.
+    best candidate (Thompson sampling), `batch` for one training. members: 0 for 100 trees or 5 networks. exhaustive: as of
+    `bayesian`.
     """
 
     def __init__(
-        self, admission: Admission, seed: int, model: str = "trees", batch: int = 10, initial: int = 20, members: int = 100,
+        self, admission: Admission, seed: int, model: str = "trees", batch: int = 10, initial: int = 20, members: int = 0,
         exhaustive: int = 20_000,
     ) -> None:  # fmt: skip
         super().__init__(admission, seed)
-        if model not in ("trees", "mlp") or batch < 1 or initial < 2 or members < 1:
+        if model not in _MEMBERS or batch < 1 or initial < 2 or members < 0:
             raise UserError("predictor has model trees or mlp, batch >= 1, initial >= 2", got=(model, batch, initial, members))
-        self.model, self.batch, self.initial, self.members, self.exhaustive = model, batch, initial, members, exhaustive
+        self.model, self.batch, self.initial, self.members, self.exhaustive = model, batch, initial, members or _MEMBERS[model], exhaustive
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.queue: list[Genotype] = []  # picked by the last training
@@ -81,9 +83,9 @@ class Strategy(strategy.Strategy):
             forest = RandomForestRegressor(self.members, random_state=seed, max_features=1 / 3).fit(x, y)
             return np.stack([tree.predict(candidates) for tree in forest.estimators_])
         members = []
-        for i in range(min(self.members, 5)):
+        for i in range(self.members):
             rows = self.numbers.integers(len(y), size=len(y))
-            net = MLPRegressor(hidden_layer_sizes=(64, 64), solver="lbfgs", alpha=1e-2, max_iter=200, random_state=seed + i)
+            net = MLPRegressor(hidden_layer_sizes=(64, 64), solver="lbfgs", alpha=1e-2, max_iter=100, random_state=seed + i)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # to stop early is meant
                 members.append(net.fit(x[rows], y[rows]).predict(candidates))
