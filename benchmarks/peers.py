@@ -16,7 +16,7 @@ from hwnas.space import Genotype
 _PATIENCE = 50  # proposals per query: a side that proposes nothing new any more ends
 
 
-class Exhausted(Exception):
+class ExhaustedError(Exception):
     """The queries are used up."""
 
 
@@ -35,7 +35,7 @@ class Queries:
         """A strategy's query, paid by its fidelity."""
         effort = self.evaluate.fidelity(trial.fidelity)
         if self.spent + effort > self.count + 1e-9:
-            raise Exhausted
+            raise ExhaustedError
         self.spent += effort
         candidate = self.evaluate(trial)
         if effort == 1:
@@ -46,7 +46,7 @@ class Queries:
         """Accuracy and violation of a peer's proposal. It pays once for each network within the budget, for others never."""
         self._asked += 1
         if self._asked > _PATIENCE * self.count:
-            raise Exhausted
+            raise ExhaustedError
         if isinstance(self.admission.space, TableSpace):
             codes = self.admission.space.nearest(codes)
         violation = self.admission.violation(codes)

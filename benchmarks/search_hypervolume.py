@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # one core a search: read when numpy is imported
-    os.environ.setdefault(_threads, "1")
-
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from benchmarks.peers import PEERS, Exhausted, Queries
+from benchmarks.peers import PEERS, ExhaustedError, Queries
 from hwnas.search.budget import LATENCY, Budget
 from hwnas.search.pareto import hypervolume
 from hwnas.search.strategy import make_strategy
@@ -49,7 +46,7 @@ def share(table: Table, device: str, metric: str, side: str, queries: int, seed:
             while True:
                 for trial in strategy.ask():
                     strategy.tell(trial, counter.score(trial))
-    except Exhausted:
+    except ExhaustedError:
         pass
     seconds = time.process_time() - start
     points = np.stack([latency, -accuracy], 1)
@@ -69,6 +66,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=list(SIDES), help="strategies and peers")
     parser.add_argument("--save", action="store_true", help="append the table to benchmarks/results")
     args = parser.parse_args()
+    threadpool_limits(1)  # one core a search
     table = Table(args.accuracy, args.latency)
     devices = list(table.latency_ms)
     if args.devices:
@@ -78,7 +76,7 @@ def main() -> None:
         for number, device in enumerate(devices):
             for side in args.strategies:
                 found[side].append(share(table, device, args.metric, side, args.queries, 1009 * seed + number))
-    baseline = next((s for s in ("pymoo-nsga2", *args.strategies) if s in args.strategies))
+    baseline = next(s for s in ("pymoo-nsga2", *args.strategies) if s in args.strategies)
     missing = {side: statistics.fmean(1 - value for value, _ in values) for side, values in found.items()}
     lines = []
     for side, values in sorted(found.items(), key=lambda item: missing[item[0]]):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import statistics
 import sys
 import time
@@ -24,12 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # one core a search: read when numpy is imported
-    os.environ.setdefault(_threads, "1")
-
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from benchmarks.peers import PEERS, Exhausted, Queries
+from benchmarks.peers import PEERS, ExhaustedError, Queries
 from hwnas.plugins import known
 from hwnas.search.budget import LATENCY, Budget
 from hwnas.search.strategy import make_strategy
@@ -74,7 +71,7 @@ def play(table: Table, args: argparse.Namespace, side: str, case: Case) -> Outco
             while True:
                 for trial in strategy.ask():
                     strategy.tell(trial, queries.score(trial))
-    except Exhausted:
+    except ExhaustedError:
         pass
     seconds = time.process_time() - start
     truth = table.column(args.report or args.metric)
@@ -90,6 +87,7 @@ _shared: tuple[Table, argparse.Namespace]
 
 def _open(args: argparse.Namespace) -> None:
     global _shared
+    threadpool_limits(1)
     _shared = Table(args.accuracy, args.latency), args
 
 
@@ -143,6 +141,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--save", action="store_true", help="append the table to benchmarks/results")
     args = parser.parse_args()
+    threadpool_limits(1)  # one core a search
     args.queries.sort()
     table = Table(args.accuracy, args.latency)
     devices: list[str | None] = list(table.latency_ms) or [None]
@@ -159,7 +158,7 @@ def main() -> None:
         found.append(outcome)
         if sys.stderr.isatty():
             print(f"\r{len(found)}/{len(jobs)} searches", end="", file=sys.stderr)
-    baseline = next((s for s in ("random", *sides) if s in sides))
+    baseline = next(s for s in ("random", *sides) if s in sides)
     lines = [json.dumps(row) for row in rows(args, found, baseline)]
     print("\n".join(lines))
     if args.save:

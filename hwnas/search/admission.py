@@ -32,6 +32,7 @@ def spelled(genotype: Genotype) -> Traits:
     """What is known where nobody tells more: its spelling."""
     return Traits(str(genotype))
 
+
 _TRIES = 200  # neighbours tried from one start
 
 

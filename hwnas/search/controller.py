@@ -26,11 +26,9 @@ class Controller:
         self.numbers = np.random.default_rng(seed)
         self.sizes = [len(c.options) for c in admission.space.choices]
         self.rate, self.steps = rate, 0
-        draw = lambda *shape: 0.1 * self.numbers.normal(size=shape)  # noqa: E731
         # U, then for each choice E, b, V, c
-        self.parameters: list[Array] = [draw(hidden, hidden)]
-        for size in self.sizes:
-            self.parameters += [draw(size, hidden), draw(hidden), draw(size, hidden), np.zeros(size)]
+        shapes = [(hidden, hidden), *(s for n in self.sizes for s in ((n, hidden), (hidden,), (n, hidden), (n,)))]
+        self.parameters: list[Array] = [0.1 * self.numbers.normal(size=shape) for shape in shapes]
         self._moments = [(np.zeros_like(p), np.zeros_like(p)) for p in self.parameters]
 
     def write(self, rng: random.Random) -> Genotype:

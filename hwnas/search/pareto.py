@@ -27,8 +27,8 @@ def dominance_ranks(points: ArrayLike) -> NDArray[np.int64]:
     Non-dominated sorting (Deb et al. 2002).
     """
     values = np.asarray(points, dtype=np.float64)
-    no_worse = (values[:, None] <= values).all(2)
-    dominates = no_worse & (values[:, None] < values).any(2)
+    no_worse: NDArray[np.bool_] = np.all(values[:, None] <= values, axis=2)
+    dominates = np.logical_and(no_worse, np.any(values[:, None] < values, axis=2))
     ranks = np.full(len(values), -1)
     rank = 0
     while (ranks < 0).any():
@@ -67,5 +67,9 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     ends = np.append(values[1:, -1], limit[-1])
     slices = zip(values[:, -1], ends, strict=True)
     return float(
-        sum((end - start) * hypervolume(values[: i + 1, :-1], limit[:-1]) for i, (start, end) in enumerate(slices) if end > start)
+        sum(
+            (end - start) * hypervolume(values[: i + 1, :-1], limit[:-1])
+            for i, (start, end) in enumerate(slices)
+            if end > start
+        )
     )

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ class Table:
         if genotype not in self._counts:
             if isinstance(self.space, TableSpace):
                 names = [c.options[v] for c, v in zip(self.space.choices, genotype, strict=True)]
-                pairs = Counter(f"{a} > {b}" for a, b in zip(names, names[1:], strict=False))
+                pairs = Counter(f"{a} > {b}" for a, b in pairwise(names))
                 self._counts[genotype] = {"options": Counter(names), "pairs": pairs}
             else:
                 self._counts[genotype] = structure(self.space.decode(genotype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_roulette_favours_the_better_and_leaves_none_out():
 def test_points_cut_a_genotype_into_runs_of_one_parent(kind, changes):
     a, b, rng = (0,) * 6, (1,) * 6, random.Random(0)
     children = [SPACE.crossover(a, b, rng, kind) for _ in range(300)]
-    assert {sum(x != y for x, y in zip(c, c[1:], strict=False)) for c in children} == {changes}
+    assert {sum(x != y for x, y in pairwise(c)) for c in children} == {changes}
     assert all(c[0] == 0 for c in children)
     assert len(set(children)) == {1: 5, 2: 10}[changes]  # every place of the cuts
 

@@ -177,7 +177,9 @@ def test_progress_is_told_of_what_is_new(tmp_path):
     assert [list(g) for g, _ in told] == [r["genotype"] for r in rows(path)[3:]]
 
 
-@pytest.mark.parametrize("text", ["random", "evolution(population=5, sample=2)", "nsga2(population=6)", "halving", "local(patience=3)"])
+@pytest.mark.parametrize(
+    "text", ["random", "evolution(population=5, sample=2)", "nsga2(population=6)", "halving", "local(patience=3)"]
+)
 @pytest.mark.parametrize("stop", [1, 7, 12])
 def test_a_batch_cut_short_is_finished_first(tmp_path, text, stop):
     """Several trials at once: an interruption within a batch changes nothing of what is found."""

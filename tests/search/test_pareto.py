@@ -36,7 +36,11 @@ def test_ranks_against_peeling_by_hand(points):
     left, rank = dict(enumerate(points)), 0
     ranks = dominance_ranks(points)
     while left:
-        best = [i for i, p in left.items() if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in left.values())]
+        best = [
+            i
+            for i, p in left.items()
+            if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in left.values())
+        ]
         assert sorted(best) == np.flatnonzero(ranks == rank).tolist()
         for i in best:
             del left[i]

@@ -78,7 +78,9 @@ def test_latency_is_matched_by_codes(tmp_path):
     for device, row in zip("ab", latency, strict=True):
         assert np.array_equal(table.known(device)["latency_ms"], row)
     del file["codes"]
-    assert np.array_equal(Table(tmp_path / "t.npz", write(tmp_path / "m.npz", file)).known("a")["latency_ms"], latency[0, order])
+    assert np.array_equal(
+        Table(tmp_path / "t.npz", write(tmp_path / "m.npz", file)).known("a")["latency_ms"], latency[0, order]
+    )
 
 
 @pytest.mark.parametrize("n", [64, 20, 2])
@@ -100,7 +102,12 @@ def test_fidelity_reads_the_column_of_fewer_epochs(tmp_path):
     columns = small()
     evaluate = Table(write(tmp_path / "t.npz", columns)).evaluator("acc_e200")
     genotype = tuple(columns["codes"][5].tolist())
-    for wanted, got, column in ((1.0, 1.0, "acc_e200"), (0.5, 0.06, "acc_e12"), (0.06, 0.06, "acc_e12"), (0.01, 0.06, "acc_e12")):
+    for wanted, got, column in (
+        (1.0, 1.0, "acc_e200"),
+        (0.5, 0.06, "acc_e12"),
+        (0.06, 0.06, "acc_e12"),
+        (0.01, 0.06, "acc_e12"),
+    ):
         assert evaluate.fidelity(wanted) == pytest.approx(got)
         assert evaluate(Trial(genotype, wanted)).score.accuracy == pytest.approx(columns[column][5] / 100)
 
@@ -138,9 +145,14 @@ def test_surrogates_find_the_optimum_of_a_smooth_table(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [({"codes": None}, "lacks codes"), ({"codes": np.zeros((64, 3))}, "whole numbers"), ({"codes": np.zeros((64, 3), int)}, "codes of its own"),
-     ({"codes": np.arange(64)}, "whole numbers"), ({"arch_str": np.array(["|x~0|"] * 64)}, "words of NAS-Bench-201")],
-)  # fmt: skip
+    [
+        ({"codes": None}, "lacks codes"),
+        ({"codes": np.zeros((64, 3))}, "whole numbers"),
+        ({"codes": np.arange(64)}, "whole numbers"),
+        ({"codes": np.zeros((64, 3), int)}, "codes of its own"),
+        ({"arch_str": np.array(["|x~0|"] * 64)}, "words of NAS-Bench-201"),
+    ],
+)
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, change, match):
     columns = {k: v for k, v in {**small(), **change}.items() if v is not None}
     with pytest.raises(UserError, match=match) as caught:

@@ -76,12 +76,13 @@ class Strategy(strategy.Strategy):
         if self.front:
             return self._growth(pool, mean, deviation, y)
         if self.acquisition == "ucb":
-            upper: Array = mean + self.beta * deviation
-            return upper - upper.min()  # not negative, so that a chance below one lessens it
+            upper = mean + self.beta * deviation
+            above_least: Array = upper - upper.min()  # not negative, so that a chance below one lessens it
+            return above_least
         return improvement(mean, deviation, float(y.max()))
 
     def _growth(self, pool: Pool, mean: Array, deviation: Array, y: Array) -> Array:
-        """Expected hypervolume improvement (Emmerich et al. 2006) where one objective is known: improvement, summed over costs."""
+        """Expected hypervolume improvement (Emmerich et al. 2006); with one objective known, improvement summed over costs."""
         cost = pool.metric(self.front)
         steps = [(0.0, float(y.min()) - 1)]  # from this cost on, this is reached
         for at, value in sorted(zip(cost[pool.asked].tolist(), y.tolist(), strict=True)):

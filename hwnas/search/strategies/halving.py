@@ -1,4 +1,7 @@
-"""Hyperband: many trials with little training each, of which the better ones get more (Jamieson and Talwalkar 2016; Li et al. 2017)."""
+"""Hyperband: many trials with little training each, of which the better ones get more.
+
+Successive halving (Jamieson and Talwalkar 2016) in brackets of different courage (Li et al. 2017).
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,13 @@ class Strategy(strategy.Strategy):
         super().__init__(admission, seed)
         if model not in _MEMBERS or batch < 1 or initial < 2 or members < 0:
             raise UserError("predictor has model trees or mlp, batch >= 1, initial >= 2", got=(model, batch, initial, members))
-        self.model, self.batch, self.initial, self.members, self.exhaustive = model, batch, initial, members or _MEMBERS[model], exhaustive
+        self.model, self.batch, self.initial, self.members, self.exhaustive = (
+            model,
+            batch,
+            initial,
+            members or _MEMBERS[model],
+            exhaustive,
+        )
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.queue: list[Genotype] = []  # picked by the last training
@@ -77,7 +83,7 @@ class Strategy(strategy.Strategy):
                 break
 
     def _guesses(self, x: Array, y: NDArray[np.float64], candidates: Array) -> NDArray[np.float64]:
-        """What each member of the ensemble, trained on a resample of x [n, features] and y [n], thinks [members, candidates]."""
+        """What each member of the ensemble thinks [members, candidates], trained on a resample of x [n, features] and y [n]."""
         seed = int(self.numbers.integers(2**31))
         if self.model == "trees":
             forest = RandomForestRegressor(self.members, random_state=seed, max_features=1 / 3).fit(x, y)

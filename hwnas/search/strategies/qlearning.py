@@ -16,8 +16,8 @@ _TRIES = 20  # genotypes written before one is led back into the budget
 class Strategy(strategy.Strategy):
     """A state is the number of a choice and the option taken before it; the reward, the accuracy, comes with the last choice.
 
-    Epsilon falls from 1 to `least` in equal steps over `explore` trials; after each trial, `replay` earlier ones are learnt from
-    again, at `rate`.
+    Epsilon falls from 1 to `least` in equal steps over `explore` trials; after each trial, `replay` earlier ones are learnt
+    from again, at `rate`.
     """
 
     def __init__(
