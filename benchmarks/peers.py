@@ -13,7 +13,7 @@ from hwnas.search.strategy import Score, Trial
 from hwnas.search.tabular import Table, TableSpace
 from hwnas.space import Genotype
 
-_PATIENCE = 50  # proposals per query: a side that proposes nothing new any more ends
+_PATIENCE = 10  # proposals per query: a side that proposes nothing new any more ends
 
 
 class ExhaustedError(Exception):
