@@ -14,7 +14,7 @@ Array = NDArray[np.float32]
 
 
 class Encoding:
-    """Blocks: the options as one-hot and as ranks, the logarithm of each metric, and the logarithms of each view's counts.
+    """Blocks: the options as one-hot, the logarithm of each metric, and each view's counts.
 
     The columns of a view grow with the labels that are met: earlier rows have zeros there.
     """
@@ -31,7 +31,6 @@ class Encoding:
         options = np.array(genotypes, dtype=np.int64).reshape(len(genotypes), len(self._sizes))
         known = [self.admission.traits(g) for g in genotypes]
         blocks = [np.concatenate([np.eye(size)[column] for size, column in zip(self._sizes, options.T, strict=True)], 1)]
-        blocks.append(options / np.maximum(np.array(self._sizes) - 1, 1))
         blocks += [np.log(np.maximum([[t.metrics[m]] for t in known], 1e-9)) for m in self._metrics]
         for view in self._views:
             columns = self._columns[view]
@@ -44,5 +43,5 @@ class Encoding:
             if found:
                 at, label, count = np.array(found).T
                 counts[at, label] = count
-            blocks.append(np.log1p(counts))
+            blocks.append(counts)
         return [block.astype(np.float32) for block in blocks]

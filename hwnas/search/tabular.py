@@ -170,7 +170,8 @@ class Table:
             if isinstance(self.space, TableSpace):
                 names = [c.options[v] for c, v in zip(self.space.choices, genotype, strict=True)]
                 pairs = Counter(f"{a} > {b}" for a, b in pairwise(names))
-                self._counts[genotype] = {"options": Counter(names), "pairs": pairs}
+                ranks = {c.name: v for c, v in zip(self.space.choices, genotype, strict=True)}  # options may be in order
+                self._counts[genotype] = {"options": Counter(names), "pairs": pairs, "ranks": ranks}
             else:
                 self._counts[genotype] = structure(self.space.decode(genotype))
         return self._counts[genotype]

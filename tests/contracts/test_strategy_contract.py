@@ -71,18 +71,16 @@ def asked(strategy: Strategy, count: int) -> list[Genotype]:
     return found
 
 
-@pytest.fixture(params=SPACES, ids=lambda s: s.name)
-def space(request):
-    return request.param
+CASES = [(space, text) for space in SPACES for text in TEXTS] + [(SPACES[1], text) for text in VARIANTS]
 
 
-@pytest.mark.parametrize("text", TEXTS + VARIANTS)
+@pytest.mark.parametrize(("space", "text"), CASES, ids=[f"{space.name}-{text}" for space, text in CASES])
 class TestEveryStrategy:
     def test_asks_only_admitted_genotypes_of_the_space(self, text, space):
         admission = admission_of(space)
-        found = asked(make_strategy(text, admission, 0), 60)
+        found = asked(make_strategy(text, admission, 0), 40)
         assert all(space.check(g) == g for g in found)
-        assert [admission.violation(g) for g in found] == [0.0] * 60
+        assert [admission.violation(g) for g in found] == [0.0] * 40
         assert len(set(found)) > 1
 
     def test_is_decided_by_its_seed(self, text, space):
@@ -97,19 +95,19 @@ class TestEveryStrategy:
         assert asked(make_strategy(text, admission_of(space), 3), 25) == before
         assert random.getstate() == state
 
-    @pytest.mark.parametrize("stop", [0, 1, 4, 5, 6, 17])
+    @pytest.mark.parametrize("stop", [1, 5, 17])
     def test_replaying_the_tells_reproduces_the_asks(self, text, space, stop):
-        whole = asked(make_strategy(text, admission_of(space), 7), 30)
+        whole = asked(make_strategy(text, admission_of(space), 7), 24)
         again = make_strategy(text, admission_of(space), 7)
         for genotype in whole[:stop]:
             (trial,) = again.ask()
             assert trial.genotype == genotype
             again.tell(trial, worth(genotype))
-        assert asked(again, 30 - stop) == whole[stop:]
+        assert asked(again, 24 - stop) == whole[stop:]
 
-    @pytest.mark.parametrize("count", [2, 7])
-    def test_a_batch_holds_at_most_so_many_and_is_replayed(self, text, space, count):
+    def test_a_batch_holds_at_most_so_many_and_is_replayed(self, text, space):
         """What a batch holds depends on what was told before it, not on who evaluates it."""
+        count = 3
 
         def batches(strategy: Strategy, number: int) -> list[list[Trial]]:
             found = []
@@ -137,7 +135,9 @@ class TestEveryStrategy:
 
         assert set(asked(make_strategy(text, Admission(space, violation, only), 0), 8)) == {only}
 
-    def test_ends_in_a_space_of_one_network(self, text):
+    def test_ends_in_a_space_of_one_network(self, text, space):
+        if space != SPACES[1]:
+            pytest.skip("needs no space: once for each strategy")
         space = make_space("chain(input=(4,), classes=2, kind='dense', layers=1, widths=(2,), activations=('relu',))")
         assert space.size == 1
         assert asked(make_strategy(text, Admission(space, lambda g: 0.0, (0, 0, 0)), 0), 8) == [(0, 0, 0)] * 8
