@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 
@@ -47,8 +48,7 @@ class Queries:
         self._asked += 1
         if self._asked > _PATIENCE * self.count:
             raise ExhaustedError
-        if isinstance(self.admission.space, TableSpace):
-            codes = self.admission.space.nearest(codes)
+        codes = self.row(codes)
         violation = self.admission.violation(codes)
         if violation > 0:
             return 0.0, violation
@@ -56,6 +56,11 @@ class Queries:
             self.score(Trial(codes))
             self._known[codes] = self.evaluate(Trial(codes))
         return self._known[codes].score.accuracy, 0.0
+
+    def row(self, codes: Genotype) -> Genotype:
+        """The codes of the table's row that is meant: a table may hold a part of all there could be."""
+        space = self.admission.space
+        return space.nearest(codes, random.Random(0)) if isinstance(space, TableSpace) else codes
 
     def chosen(self, count: int) -> int:
         """The row with the best accuracy among the first `count` queries."""

@@ -35,7 +35,7 @@ def share(table: Table, device: str, metric: str, side: str, queries: int, seed:
     counter = Queries(table, admission, metric, device, queries)
 
     def objectives(codes: Genotype) -> list[float]:
-        return [float(latency[table.row[codes]])]
+        return [float(latency[table.row[counter.row(codes)]])]
 
     start = time.process_time()
     try:

@@ -69,16 +69,23 @@ def smallest(space: Space, value: Callable[[Genotype], float], seed: int = 0, st
 class Admission:
     """Samples and mutations that the budget admits: all that strategies see of a space.
 
-    `fallback` is a genotype known to be admitted; `traits` tells what is known of a genotype for free.
+    `fallback` is a genotype known to be admitted; `traits` tells what is known of a genotype for free. A space of at most
+    `listing` genotypes may be looked through as a whole: a matter of what traits cost.
     """
 
     def __init__(
-        self, space: Space, violation: Violation, fallback: Genotype, traits: Callable[[Genotype], Traits] = spelled
+        self,
+        space: Space,
+        violation: Violation,
+        fallback: Genotype,
+        traits: Callable[[Genotype], Traits] = spelled,
+        listing: int = 2_000,
     ) -> None:
         self.space = space
         self.violation = violation
         self.fallback = fallback
         self.traits = traits
+        self.listing = listing
 
     def admits(self, genotype: Genotype) -> bool:
         return self.violation(genotype) == 0

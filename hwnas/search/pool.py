@@ -25,8 +25,8 @@ START, RANDOM, NEIGHBOURS = 128, 16, 8  # of an evolving pool: at first; and wit
 class Pool:
     """`genotypes` [rows] are distinct; `asked` are the rows that were asked for, in order, also more than once."""
 
-    def __init__(self, admission: Admission, rng: random.Random, enumerate_up_to: int = 0) -> None:
-        """Complete, with all admitted genotypes, if the space has at most `enumerate_up_to`."""
+    def __init__(self, admission: Admission, rng: random.Random) -> None:
+        """Complete, with all admitted genotypes, if the space is small enough to be listed."""
         self.admission, self.rng = admission, rng
         self.genotypes: list[Genotype] = []
         self.asked: list[int] = []
@@ -36,7 +36,7 @@ class Pool:
         self._keys: list[str] = []
         self._rows_of: dict[str, list[int]] = {}  # by key of the network
         self._closed = np.zeros(0, np.bool_)  # [rows], whose network was asked for
-        self.complete = admission.space.size <= enumerate_up_to
+        self.complete = admission.space.size <= admission.listing
         if self.complete:
             first = [g for g in admission.space.genotypes() if admission.admits(g)]
         else:

@@ -33,6 +33,8 @@ from hwnas.spaces.nasbench201 import EDGES
 
 Array = NDArray[np.float64]
 
+_LISTING = 50_000  # rows that a strategy may look through as a whole
+
 
 @dataclass(frozen=True)
 class TableSpace(Space):
@@ -152,7 +154,7 @@ class Table:
                 known[genotype] = Traits(str(row), {m: float(v[row]) for m, v in metrics.items()}, self._structure(genotype))
             return known[genotype]
 
-        return Admission(self.space, lambda g: float(over[self.row[g]]), self.genotypes[least], traits)
+        return Admission(self.space, lambda g: float(over[self.row[g]]), self.genotypes[least], traits, _LISTING)
 
     def evaluator(self, metric: str, device: str | None = None) -> TableEvaluator:
         """Reads a column. A lower fidelity reads the column of fewer epochs, `..._e12` of `..._e200`, if there is one."""

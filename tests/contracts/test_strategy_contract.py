@@ -16,13 +16,13 @@ from hwnas.spaces import make_space
 
 NAMES = known("hwnas.search.strategies")
 SMALL = {  # so that a short search reaches every branch
-    "auto": "auto(judged=9, exhaustive=0)",
-    "bayesian": "bayesian(initial=4, exhaustive=0)",
+    "auto": "auto(judged=9)",
+    "bayesian": "bayesian(initial=4)",
     "evolution": "evolution(population=5, sample=2)",
     "hybrid": "hybrid(batch=4, population=5, sample=2)",
     "local": "local(patience=3)",
     "nsga2": "nsga2(population=5)",
-    "predictor": "predictor(initial=4, batch=3, members=5, exhaustive=0)",
+    "predictor": "predictor(initial=4, batch=3, members=5)",
     "qlearning": "qlearning(explore=10)",
     "reinforce": "reinforce(batch=4)",
 }
@@ -30,8 +30,8 @@ TEXTS = [SMALL.get(name, name) for name in NAMES]
 VARIANTS = [
     "evolution(population=5, sample=2, selection='roulette', kind='two_point', crossover=1.0, elite=2, mutation=0.3)",
     "evolution(population=5, sample=2, kind='one_point', crossover=1.0)",
-    "bayesian(initial=4, acquisition='ucb', exhaustive=0)",
-    "predictor(initial=4, batch=9, members=1, model='mlp', exhaustive=0)",
+    "bayesian(initial=4, acquisition='ucb')",
+    "predictor(initial=4, batch=9, members=1, model='mlp')",
 ]
 SPACES = [make_space("mobilenet(input=(1,8,8), classes=3, stages=((8,2,2),), stem=8, first=8, head=16, kernels=(3,5), "
                      "expansions=(3,), depths=(1,2), widths=(0.5,1.0,2.0))"),

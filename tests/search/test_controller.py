@@ -55,9 +55,7 @@ def test_what_is_written_follows_the_probabilities():
     assert drawn.count((3,) * 6) / 600 == pytest.approx(likely, abs=4 * (likely * (1 - likely) / 600) ** 0.5 + 1e-3)
 
 
-@pytest.mark.parametrize(
-    "text", ["reinforce", "qlearning(explore=40)", "hybrid", "local", "nsga2", "predictor(exhaustive=0, members=20)"]
-)
+@pytest.mark.parametrize("text", ["reinforce", "qlearning(explore=40)", "hybrid", "local", "nsga2", "predictor(members=20)"])
 def test_better_than_chance_on_an_additive_landscape(text):
     """The mean of trials 70 to 100: those that learnt write better ones than chance, over landscapes and seeds."""
 
@@ -99,7 +97,7 @@ def test_a_front_is_sought_over_all_budgets_at_once():
         return sum(best.values())
 
     for seed in range(3):
-        assert reached("bayesian(initial=8, front='latency_ms', exhaustive=0)", seed) > reached("random", seed)
+        assert reached("bayesian(initial=8, front='latency_ms')", seed) > reached("random", seed)
     with pytest.raises(UserError, match="front names a metric"):
         make_strategy("bayesian(front='nosuch')", known, 0)
     assert Trial((0,) * 6).fidelity == 1.0

@@ -19,8 +19,8 @@ SPACE = make_space("nasbench201(input=(1,4,4), classes=3, channels=2, cells=1)")
 HEADER = {"format": "test"}
 FAMILIES = [
     "local(patience=4)", "evolution(population=5, sample=2)", "nsga2(population=6)", "hybrid(batch=4, population=5, sample=2)",
-    "qlearning(explore=10)", "bayesian(initial=4, exhaustive=0)", "predictor(initial=4, batch=3, members=5, exhaustive=0)",
-    "halving", "auto(judged=12, exhaustive=0)",
+    "qlearning(explore=10)", "bayesian(initial=4)", "predictor(initial=4, batch=3, members=5)",
+    "halving", "auto(judged=12)",
 ]  # fmt: skip
 COUNT = 24
 

@@ -17,12 +17,12 @@ from hwnas.search.strategy import Score, Trial
 class Strategy(strategy.Strategy):
     """`judged`: trials after which evolution takes over. front: as of `bayesian`."""
 
-    def __init__(self, admission: Admission, seed: int, judged: int = 500, front: str = "", exhaustive: int = 20_000) -> None:
+    def __init__(self, admission: Admission, seed: int, judged: int = 500, front: str = "") -> None:
         super().__init__(admission, seed)
         if type(judged) is not int or judged < 2:
             raise UserError("auto judges a whole number of trials, at least 2", got=judged)
         self.judged = judged
-        self.surrogate = Bayesian(admission, seed, initial=min(10, judged), front=front, exhaustive=exhaustive)
+        self.surrogate = Bayesian(admission, seed, initial=min(10, judged), front=front)
         self.evolution = Evolution(admission, seed)
         self.told: list[tuple[Trial, Score]] = []
 

@@ -30,19 +30,18 @@ class Strategy(strategy.Strategy):
     """`initial` random trials, then the largest `acquisition`: `ei`, or `ucb` with `beta` standard deviations.
 
     front: a metric, such as `latency_ms`, over which a whole Pareto front is sought: the expected growth of its hypervolume.
-    exhaustive: spaces of at most so many genotypes are judged as a whole, larger ones by an evolving pool.
+    Small spaces are judged as a whole, larger ones by an evolving pool.
     """
 
     def __init__(
         self, admission: Admission, seed: int, initial: int = 10, acquisition: str = "ei", beta: float = 2.0, front: str = "",
-        exhaustive: int = 20_000,
     ) -> None:  # fmt: skip
         super().__init__(admission, seed)
         if initial < 2 or acquisition not in ("ei", "ucb"):
             raise UserError("bayesian needs initial >= 2 and acquisition ei or ucb", got=(initial, acquisition))
         if front and front not in admission.traits(admission.fallback).metrics:
             raise UserError("front names a metric that is predicted here", got=front)
-        self.initial, self.acquisition, self.beta, self.front, self.exhaustive = initial, acquisition, beta, front, exhaustive
+        self.initial, self.acquisition, self.beta, self.front = initial, acquisition, beta, front
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.pool: Pool | None = None
@@ -52,7 +51,7 @@ class Strategy(strategy.Strategy):
         left = self.initial - len(self.told)
         if left > 0:
             return [Trial(self.fresh(lambda: self.admission.sample(self.rng))) for _ in range(min(count, left))]
-        self.pool = pool = self.pool or Pool(self.admission, self.rng, self.exhaustive)
+        self.pool = pool = self.pool or Pool(self.admission, self.rng)
         for genotype, _ in self.told[len(pool.asked) :]:
             pool.ask(genotype)
         best = sorted(self.told, key=lambda told: told[1].rank, reverse=True)[:_PARENTS]

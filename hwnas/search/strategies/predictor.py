@@ -27,24 +27,16 @@ _PARENTS = 8  # whose neighbours join an evolving pool
 
 class Strategy(strategy.Strategy):
     """model: `trees` (a random forest) or `mlp` (an ensemble of small networks). Each member of the ensemble in turn picks its
-    best candidate (Thompson sampling), `batch` for one training. members: 0 for 100 trees or 5 networks. exhaustive: as of
-    `bayesian`.
+    best candidate (Thompson sampling), `batch` for one training. members: 0 for 100 trees or 5 networks.
     """
 
     def __init__(
-        self, admission: Admission, seed: int, model: str = "trees", batch: int = 10, initial: int = 20, members: int = 0,
-        exhaustive: int = 20_000,
-    ) -> None:  # fmt: skip
+        self, admission: Admission, seed: int, model: str = "trees", batch: int = 10, initial: int = 20, members: int = 0
+    ) -> None:
         super().__init__(admission, seed)
         if model not in _MEMBERS or batch < 1 or initial < 2 or members < 0:
             raise UserError("predictor has model trees or mlp, batch >= 1, initial >= 2", got=(model, batch, initial, members))
-        self.model, self.batch, self.initial, self.members, self.exhaustive = (
-            model,
-            batch,
-            initial,
-            members or _MEMBERS[model],
-            exhaustive,
-        )
+        self.model, self.batch, self.initial, self.members = model, batch, initial, members or _MEMBERS[model]
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.queue: list[Genotype] = []  # picked by the last training
@@ -55,7 +47,7 @@ class Strategy(strategy.Strategy):
         if left > 0:
             found = [self.fresh(lambda: self.admission.sample(self.rng)) for _ in range(min(count, left))]
         else:
-            self.pool = self.pool or Pool(self.admission, self.rng, self.exhaustive)
+            self.pool = self.pool or Pool(self.admission, self.rng)
             if not self.queue:
                 self._train(self.pool)
             found, self.queue = self.queue[:count], self.queue[count:]
