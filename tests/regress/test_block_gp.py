@@ -1,4 +1,4 @@
-"""The Gaussian process over blocks: prediction against scikit-learn's, likelihood against the density, relevance against truth."""
+"""The process over blocks: predictions against scikit-learn, likelihood against the density, relevance against truth."""
 
 from __future__ import annotations
 
