@@ -33,6 +33,7 @@ from hwnas.spaces.nasbench201 import EDGES
 
 Array = NDArray[np.float64]
 
+_CELL = re.compile(r"\|[^|~+]+~0\|\+\|")  # how the words of NAS-Bench-201 begin
 _LISTING = 50_000  # rows that a strategy may look through as a whole
 
 
@@ -98,13 +99,17 @@ class Table:
         if codes.ndim != 2 or len(codes) < 2 or not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0:
             raise UserError(f"{accuracy}: codes are whole numbers, two rows or more", got=f"{codes.dtype}{list(codes.shape)}")
         self.size = len(codes)
-        if "arch_str" in self.columns:
+        name, texts = Path(accuracy).stem, [str(text) for text in self.columns.get("arch_str", ())]
+        self._networks: Space | None = None
+        if texts and _CELL.match(texts[0]):
             # One cell a stage holds all there is to know: the others repeat it.
-            self.space: Space = make_space("nasbench201(cells=1)")
-            self.genotypes = [_nasbench201(self.space, str(text)) for text in self.columns["arch_str"]]
+            self._networks = space = make_space("nasbench201(cells=1)")
+            self.genotypes = [_nasbench201(space, text) for text in texts]
+            complete = len(set(self.genotypes)) == space.size
+            self.space = space if complete else _table_space(name, space.choices, self.genotypes)
         else:
             self.genotypes = [tuple(map(int, row)) for row in codes]
-            self.space = _table_space(Path(accuracy).stem, self.genotypes, self.columns.get("op_names"))
+            self.space = _table_space(name, _choices(self.genotypes, self.columns.get("op_names")), self.genotypes)
         self.row = {genotype: i for i, genotype in enumerate(self.genotypes)}
         if len(self.row) != self.size:
             raise UserError(f"{accuracy}: each row has codes of its own", got=f"{self.size - len(self.row)} repeated")
@@ -124,7 +129,10 @@ class Table:
         numeric = [c for c, v in self.columns.items() if v.shape == (self.size,) and np.issubdtype(v.dtype, np.number)]
         if name not in numeric:
             raise UserError("the table has no such column", got=name, remedy=f"it has {', '.join(numeric)}")
-        return self.columns[name].astype(float) / 100
+        accuracy = self.columns[name].astype(float) / 100
+        if not np.isfinite(accuracy).all():
+            raise UserError(f"{name} is an accuracy in percent for every row", got=f"{(~np.isfinite(accuracy)).sum()} missing")
+        return accuracy
 
     def known(self, device: str | None) -> dict[str, Array]:
         """The metrics that are known without a query; with the device's latency."""
@@ -169,13 +177,13 @@ class Table:
 
     def _structure(self, genotype: Genotype) -> Mapping[str, Mapping[str, int]]:
         if genotype not in self._counts:
-            if isinstance(self.space, TableSpace):
+            if self._networks:
+                self._counts[genotype] = structure(self._networks.decode(genotype))
+            else:
                 names = [c.options[v] for c, v in zip(self.space.choices, genotype, strict=True)]
                 pairs = Counter(f"{a} > {b}" for a, b in pairwise(names))
                 ranks = {c.name: v for c, v in zip(self.space.choices, genotype, strict=True)}  # options may be in order
                 self._counts[genotype] = {"options": Counter(names), "pairs": pairs, "ranks": ranks}
-            else:
-                self._counts[genotype] = structure(self.space.decode(genotype))
         return self._counts[genotype]
 
 
@@ -239,10 +247,14 @@ def _nasbench201(space: Space, text: str) -> Genotype:
         raise UserError("arch_str is a cell in the words of NAS-Bench-201", got=text) from None
 
 
-def _table_space(name: str, genotypes: Sequence[Genotype], op_names: NDArray[np.generic] | None) -> TableSpace:
+def _table_space(name: str, choices: Sequence[Choice], genotypes: Sequence[Genotype]) -> TableSpace:
+    return TableSpace(name, TensorSpec((1,)), tuple(choices), (), INPUT, rows=tuple(genotypes))
+
+
+def _choices(genotypes: Sequence[Genotype], op_names: NDArray[np.generic] | None) -> list[Choice]:
+    """As many options as the codes have, in the table's words if it has some."""
     sizes = np.array(genotypes).max(0) + 1
     names = [str(n) for n in op_names] if op_names is not None and op_names.ndim == 1 else []
     if len(names) < sizes.max():
         names = [str(i) for i in range(sizes.max())]
-    choices = tuple(Choice(f"choice{i}", tuple(names[:size])) for i, size in enumerate(sizes))
-    return TableSpace(name, TensorSpec((1,)), choices, (), INPUT, rows=tuple(genotypes))
+    return [Choice(f"choice{i}", tuple(names[:size])) for i, size in enumerate(sizes)]

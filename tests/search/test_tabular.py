@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import UserError
+from hwnas.lower.structure import structure
 from hwnas.search.budget import Budget
 from hwnas.search.strategy import Trial, make_strategy
 from hwnas.search.tabular import Table
@@ -60,13 +61,31 @@ def test_cells_become_networks_whatever_the_codes_mean(tmp_path):
     columns = cells()
     table = Table(write(tmp_path / "t.npz", columns))
     space = make_space("nasbench201(cells=1)")
-    assert table.space == space
+    assert table.space.choices == space.choices
+    assert table.space.size == len(columns["codes"])  # of a part of the cells, those alone
     for text, genotype in zip(columns["arch_str"], table.genotypes, strict=True):
         named = space.describe(genotype)
         parts = [p.strip("|").split("|") for p in text.split("+")]
         assert all(f"{named[f'e{int(e[-1])}_{t}']}~{e[-1]}" == e for t, part in enumerate(parts, 1) for e in part)
     traits = table.admission(Budget({"params": 1e9})).traits(table.genotypes[0])
-    assert set(traits.counts) == {"ops", "neighbourhoods", "paths"}
+    assert traits.counts == structure(space.decode(table.genotypes[0]))
+
+
+def test_all_cells_are_the_space_itself(tmp_path):
+    space = make_space("nasbench201(cells=1)")
+    texts = []
+    for genotype in space.genotypes():
+        (a, b, c, d, e, f) = (OPS[v] for v in genotype)
+        texts.append(f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|")
+    codes = np.array(list(space.genotypes()))
+    # The words stand in the order of targets, the choices in that of the benchmark: the same here.
+    table = Table(write(tmp_path / "t.npz", {"codes": codes, "arch_str": np.array(texts), "acc": np.ones(len(codes))}))
+    assert table.space == space
+
+
+def test_words_of_another_space_are_left_alone(tmp_path):
+    columns = {**small(), "arch_str": np.array([f"64-41414-{i}" for i in range(64)])}
+    assert Table(write(tmp_path / "t.npz", columns)).genotypes == [tuple(c) for c in columns["codes"].tolist()]
 
 
 def test_latency_is_matched_by_codes(tmp_path):
@@ -152,7 +171,7 @@ def test_surrogates_find_the_optimum_of_a_smooth_table(tmp_path, text, queries):
         ({"codes": np.zeros((64, 3))}, "whole numbers"),
         ({"codes": np.arange(64)}, "whole numbers"),
         ({"codes": np.zeros((64, 3), int)}, "codes of its own"),
-        ({"arch_str": np.array(["|x~0|"] * 64)}, "words of NAS-Bench-201"),
+        ({"arch_str": np.array(["|x~0|+|y~0|z~1|"] * 64)}, "words of NAS-Bench-201"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, change, match):
@@ -168,6 +187,8 @@ def test_pickles_missing_files_columns_and_devices_are_refused(tmp_path):
         with pytest.raises(UserError, match="not an npz table"):
             Table(tmp_path / path)
     table = Table(write(tmp_path / "t.npz", small()))
+    with pytest.raises(UserError, match="every row"):
+        Table(write(tmp_path / "n.npz", {**small(), "acc": np.full(64, np.nan)})).column("acc")
     for call in (lambda: table.column("nosuch"), lambda: table.column("codes"), lambda: table.known("nosuch")):
         with pytest.raises(UserError, match="no such"):
             call()
