@@ -46,7 +46,7 @@ class Strategy(ABC):
     def __init__(self, admission: Admission, seed: int) -> None:
         self.admission = admission
         self.rng = random.Random(seed)
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()  # keys of networks, as far as `fresh` found them
 
     @abstractmethod
     def ask(self, count: int = 1) -> list[Trial]:
@@ -64,9 +64,9 @@ class Strategy(ABC):
         for _ in range(_TRIES):
             genotype = propose()
             key = self.admission.traits(genotype).key
-            if key not in self._asked:
+            if key not in self.asked:
                 break
-        self._asked.add(key)
+        self.asked.add(key)
         return genotype
 
 

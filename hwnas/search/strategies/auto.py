@@ -36,6 +36,7 @@ class Strategy(strategy.Strategy):
         if len(self.told) < self.judged:
             self.surrogate.tell(trial, score)
         elif len(self.told) == self.judged:
+            self.evolution.asked.update(self.admission.traits(t.genotype).key for t, _ in self.told)
             for earlier in sorted(self.told, key=lambda t: t[1].rank)[-self.evolution.size :]:
                 self.evolution.tell(*earlier)
         else:
