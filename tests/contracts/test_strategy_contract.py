@@ -135,9 +135,9 @@ class TestEveryStrategy:
 
         assert set(asked(make_strategy(text, Admission(space, violation, only), 0), 8)) == {only}
 
-    def test_ends_in_a_space_of_one_network(self, text, space):
-        if space != SPACES[1]:
-            pytest.skip("needs no space: once for each strategy")
-        space = make_space("chain(input=(4,), classes=2, kind='dense', layers=1, widths=(2,), activations=('relu',))")
-        assert space.size == 1
-        assert asked(make_strategy(text, Admission(space, lambda g: 0.0, (0, 0, 0)), 0), 8) == [(0, 0, 0)] * 8
+
+@pytest.mark.parametrize("text", TEXTS + VARIANTS)
+def test_ends_in_a_space_of_one_network(text):
+    space = make_space("chain(input=(4,), classes=2, kind='dense', layers=1, widths=(2,), activations=('relu',))")
+    assert space.size == 1
+    assert asked(make_strategy(text, Admission(space, lambda g: 0.0, (0, 0, 0)), 0), 8) == [(0, 0, 0)] * 8
