@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from hwnas.data import Dataset, load_data
+from hwnas.data import Dataset, Split, load_data
 from hwnas.errors import UserError
 from hwnas.ir.arch import Arch
 from hwnas.ir.simplify import simplify
@@ -31,16 +32,17 @@ from hwnas.latency.target import fingerprint
 from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx
+from hwnas.lower.structure import structure
 from hwnas.lower.torch import ArchModule, to_torch
 from hwnas.plugins import load as load_plugin
 from hwnas.plugins import parse_call
 from hwnas.report.progress import Watch, silent
 from hwnas.report.run import Attempt, Config, Input, Predicted, Quality, Report, RunFolder, Tradeoff, versions
-from hwnas.search.admission import Admission, smallest
+from hwnas.search.admission import Admission, Traits, smallest
 from hwnas.search.budget import LATENCY, Budget, describe
 from hwnas.search.loop import Candidate, run_search
 from hwnas.search.pareto import pareto_front
-from hwnas.search.strategy import Score, make_strategy
+from hwnas.search.strategy import Score, Trial, make_strategy
 from hwnas.search.warm import WarmAdmission, prior_genotypes
 from hwnas.space import Genotype, Space
 from hwnas.spaces import make_space
@@ -63,7 +65,7 @@ def compile_network(
     budget: str | Sequence[str] = "",
     out: str | Path = "run",
     *,
-    strategy: str = "evolution",
+    strategy: str = "auto",
     predictor: str = DEFAULT_PREDICTOR,
     evaluations: int = 300,
     supernet_epochs: int = 40,
@@ -158,6 +160,7 @@ class _Run:
         self.profile: Profile | None = None
         self._metrics: dict[Genotype, dict[str, float]] = {}
         self._highest_ms: dict[Genotype, float] = {}
+        self._traits: dict[Genotype, Traits] = {}
 
     def report(self) -> Report:
         if LATENCY in self.budget.limits:
@@ -179,7 +182,7 @@ class _Run:
                 lambda c, done: self.watch("search", done, self.config.evaluations, f"accuracy {c.score.accuracy:.3f}"),
             )  # fmt: skip
         with self._phase("finalists"):
-            finalists = self._measure_finalists(supernet, candidates)
+            finalists = self._measure_finalists(supernet, _fully_scored(candidates))
         within = [f for f in finalists if f.exceeds_by == 0] or sorted(finalists, key=lambda f: f.exceeds_by)[:1]
         best: _Trained | None = None
         for attempt in within:
@@ -231,6 +234,21 @@ class _Run:
         metrics = self.metrics(genotype)
         return {**metrics, LATENCY: self._highest_ms[genotype]} if self.predictor else metrics
 
+    def traits(self, genotype: Genotype) -> Traits:
+        """What a strategy may know of a genotype before it is scored."""
+        if genotype not in self._traits:
+            arch = simplify(self.space.decode(genotype))
+            self._traits[genotype] = Traits(arch.key, self.metrics(genotype), structure(arch), self._chance(genotype))
+        return self._traits[genotype]
+
+    def _chance(self, genotype: Genotype) -> float:
+        """The probability that the measured latency keeps the budget, by the predictor's interval."""
+        latency, highest = self.metrics(genotype).get(LATENCY, 0.0), self._highest_ms.get(genotype, 0.0)
+        if highest <= latency:
+            return 1.0
+        deviation = (highest - latency) / NormalDist().inv_cdf(0.95)  # the interval holds nine in ten
+        return NormalDist(latency, deviation).cdf(self.budget.limits[LATENCY])
+
     def _admission(self) -> Admission:
         """Candidates whose upper bounds meet the budget. UserError if no architecture's can."""
         for metric, limit in self.budget.limits.items():
@@ -253,7 +271,9 @@ class _Run:
                 remedy=f"the nearest has {near}: relax one of them",
             )  # fmt: skip
         prior = [tuple(g) for g in self.config.prior]
-        return WarmAdmission(self.space, violation, fallback, prior) if prior else Admission(self.space, violation, fallback)
+        if prior:
+            return WarmAdmission(self.space, violation, fallback, prior, self.traits)
+        return Admission(self.space, violation, fallback, self.traits)
 
     def _train_supernet(self) -> Supernet:
         supernet = Supernet(self.space, self.config.seed)
@@ -266,23 +286,28 @@ class _Run:
         )  # fmt: skip
         return supernet
 
-    def _evaluator(self, supernet: Supernet, history: Journal) -> Callable[[Genotype], Candidate]:
+    def _evaluator(self, supernet: Supernet, history: Journal) -> Callable[[Trial], Candidate]:
         # Two genotypes of one network may take its weights from different slots: the first to be scored counts, also when the
         # search was interrupted in between.
-        scores: dict[str, Score] = {}
+        scores: dict[tuple[str, float], Score] = {}
         for row in history.rows:
-            scores.setdefault(str(row.get("key")), Score(row.get("accuracy", 0.0), row.get("loss", 0.0)))
+            score = Score(row.get("accuracy", 0.0), row.get("loss", 0.0))
+            scores.setdefault((str(row.get("key")), row.get("fidelity", 1.0)), score)
+        data = self.dataset.search
 
-        def evaluate_genotype(genotype: Genotype) -> Candidate:
-            arch = simplify(self.space.decode(genotype))
-            if arch.key not in scores:
-                network = to_torch(arch, derive(supernet, genotype))
-                recalibrate(network, self.dataset.search.train, seed=self.config.seed)
-                found = evaluate(network, self.dataset.search.validation)
-                scores[arch.key] = Score(found.accuracy, found.loss)
-            return Candidate(genotype, arch.key, scores[arch.key], self.metrics(genotype))
+        def evaluate_trial(trial: Trial) -> Candidate:
+            """A lower fidelity looks at that share of the validation split."""
+            arch = simplify(self.space.decode(trial.genotype))
+            scored = arch.key, trial.fidelity
+            if scored not in scores:
+                network = to_torch(arch, derive(supernet, trial.genotype))
+                recalibrate(network, data.train, seed=self.config.seed)
+                images = max(1, round(trial.fidelity * len(data.validation.labels)))
+                found = evaluate(network, Split(data.validation.images[:images], data.validation.labels[:images]))
+                scores[scored] = Score(found.accuracy, found.loss)
+            return Candidate(trial, arch.key, scores[scored], self.metrics(trial.genotype))
 
-        return evaluate_genotype
+        return evaluate_trial
 
     def _measure_finalists(self, supernet: Supernet, candidates: Sequence[Candidate]) -> list[Attempt]:
         """The best candidates, measured; group after group until one keeps the budget. What was measured stays measured."""
@@ -344,7 +369,7 @@ class _Run:
         for row in Journal.read(self.folder.phases).rows:
             seconds[row["phase"]] = round(seconds.get(row["phase"], 0.0) + row["seconds"], 3)
         metric = next(iter(self.budget.limits))
-        front = pareto_front(candidates, lambda c: c.metrics[metric], lambda c: c.score.accuracy)
+        front = pareto_front(_fully_scored(candidates), lambda c: c.metrics[metric], lambda c: c.score.accuracy)
         report = Report(
             succeeded=best.attempt.exceeds_by == 0, config=self.config, key=arch.key, choices=self.space.describe(genotype),
             **asdict(cost(arch)), predicted=self._predicted(arch), measured=best.measurement,
@@ -398,6 +423,12 @@ def _journal(path: Path, header: dict[str, object]) -> Journal:
     if journal.header != header:
         raise UserError(f"{path} belongs to another run", got=str(journal.header), remedy="search into a new folder")
     return journal
+
+
+def _fully_scored(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those whose score can be compared: of the highest fidelity that any has."""
+    highest = max(c.trial.fidelity for c in candidates)
+    return [c for c in candidates if c.trial.fidelity == highest]
 
 
 def _data_fingerprint(dataset: Dataset) -> str:

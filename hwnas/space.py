@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, product
 from math import comb, prod
 
 from hwnas.errors import UserError
@@ -173,6 +174,24 @@ class Space:
                 genotype[i] = self._other(i, keep.absent, rng) if i in present else keep.absent
         return tuple(genotype)
 
+    def genotypes(self) -> Iterator[Genotype]:
+        """All genotypes, `size` of them."""
+        parts: list[list[dict[int, int]]] = []  # of each free choice and each keep: what it can be, by index
+        kept = {i for indices, _ in self._keep_indices for i in indices}
+        for i, choice in enumerate(self.choices):
+            if i not in kept:
+                parts.append([{i: option} for option in range(len(choice.options))])
+        for indices, keep in self._keep_indices:
+            outcomes = []
+            for present in combinations(indices, keep.count):
+                options = [[o for o in range(len(self.choices[i].options)) if o != keep.absent] for i in present]
+                absent = dict.fromkeys(indices, keep.absent)
+                outcomes += [absent | dict(zip(present, chosen, strict=True)) for chosen in product(*options)]
+            parts.append(outcomes)
+        for combination in product(*parts):
+            values = {i: value for part in combination for i, value in part.items()}
+            yield tuple(values[i] for i in range(len(self.choices)))
+
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
         """A neighbour: one choice takes another option; among the choices of a keep, an option or a place may move."""
         open_choices = [i for i, c in enumerate(self.choices) if len(c.options) > 1]
@@ -196,13 +215,26 @@ class Space:
         result[i] = self._other(i, genotype[i], rng)
         return tuple(result)
 
-    def crossover(self, a: Genotype, b: Genotype, rng: random.Random) -> Genotype:
-        """Each choice from one parent or the other; the choices of a keep travel together."""
-        result = [rng.choice(pair) for pair in zip(a, b, strict=True)]
-        for indices, _ in self._keep_indices:
-            parent = rng.choice((a, b))
-            for i in indices:
-                result[i] = parent[i]
+    def crossover(self, a: Genotype, b: Genotype, rng: random.Random, kind: str = "uniform") -> Genotype:
+        """Each choice from one parent or the other; the choices of a keep travel together.
+
+        kind: `uniform` tosses a coin for each, `one_point` and `two_point` change the parent at that many places.
+        """
+        keep_of = {i: number for number, (indices, _) in enumerate(self._keep_indices) for i in indices}
+        genes: dict[object, list[int]] = {}  # what travels together, in the order of the choices
+        for i in range(len(self.choices)):
+            genes.setdefault(("keep", keep_of[i]) if i in keep_of else i, []).append(i)
+        groups = list(genes.values())
+        if kind == "uniform":
+            first = [rng.random() < 0.5 for _ in groups]
+        else:
+            points = {"one_point": 1, "two_point": 2}[kind]
+            cuts = sorted(rng.sample(range(1, len(groups)), min(points, len(groups) - 1)))
+            first = [sum(cut <= position for cut in cuts) % 2 == 0 for position in range(len(groups))]
+        result = list(a)
+        for group, from_a in zip(groups, first, strict=True):
+            for i in group:
+                result[i] = (a if from_a else b)[i]
         return tuple(result)
 
     def _other(self, index: int, value: int, rng: random.Random) -> int:

@@ -55,6 +55,7 @@ def test_size_and_check_against_enumeration(count, absent):
     space = tiny(count, absent)
     inside = members(space)
     assert space.size == len(inside) > 0
+    assert sorted(space.genotypes()) == sorted(inside)
     for row in product(*(range(len(c.options)) for c in space.choices)):
         if row in inside:
             assert space.check(row) == row

@@ -6,11 +6,32 @@ Strategies see genotypes and numbers: the number is by what share a genotype exc
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from hwnas.space import Genotype, Space
 
 Violation = Callable[[Genotype], float]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is known of a genotype before it is evaluated, as far as the wiring tells.
+
+    `key` names its network: two genotypes may spell one. `metrics`: predicted latency and cost. `counts`: what its network
+    is made of, views of counted labels. `chance`: the probability that it keeps the budget, since a prediction may err.
+    """
+
+    key: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    chance: float = 1.0
+
+
+def spelled(genotype: Genotype) -> Traits:
+    """What is known where nobody tells more: its spelling."""
+    return Traits(str(genotype))
+
 
 _TRIES = 200  # neighbours tried from one start
 
@@ -46,12 +67,28 @@ def smallest(space: Space, value: Callable[[Genotype], float], seed: int = 0, st
 
 
 class Admission:
-    """Samples and mutations that the budget admits. `fallback` is a genotype known to be admitted."""
+    """Samples and mutations that the budget admits: all that strategies see of a space.
 
-    def __init__(self, space: Space, violation: Violation, fallback: Genotype) -> None:
+    `fallback` is a genotype known to be admitted; `traits` tells what is known of a genotype for free. A space of at most
+    `listing` genotypes may be looked through as a whole: a matter of what traits cost.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        violation: Violation,
+        fallback: Genotype,
+        traits: Callable[[Genotype], Traits] = spelled,
+        listing: int = 2_000,
+    ) -> None:
         self.space = space
         self.violation = violation
         self.fallback = fallback
+        self.traits = traits
+        self.listing = listing
+
+    def admits(self, genotype: Genotype) -> bool:
+        return self.violation(genotype) == 0
 
     def sample(self, rng: random.Random) -> Genotype:
         """A random genotype within the budget: drawn uniformly where that succeeds soon, else walked down from a random one."""
@@ -72,3 +109,8 @@ class Admission:
             if neighbour != genotype and self.violation(neighbour) == 0:
                 return neighbour
         return self.sample(rng)
+
+    def repair(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        """The genotype itself if it is within the budget, else one that is, reached from it downhill where possible."""
+        found = descend(self.space, genotype, self.violation, rng, 0.0)
+        return found if self.violation(found) == 0 else self.sample(rng)

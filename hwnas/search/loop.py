@@ -2,67 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import builtins
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hwnas.errors import UserError
-from hwnas.search.strategy import Score, Strategy
+from hwnas.search.strategy import Score, Strategy, Trial
 from hwnas.space import Genotype
 from hwnas.storage import Journal
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An evaluated genotype and its predicted metrics."""
+    """An evaluated trial and the predicted metrics of its genotype."""
 
-    genotype: Genotype
+    trial: Trial
     key: str  # of its network: two genotypes may spell one
     score: Score
     metrics: dict[str, float]
 
+    @property
+    def genotype(self) -> Genotype:
+        return self.trial.genotype
+
+
+Evaluate = Callable[[Trial], Candidate]
+
 
 def run_search(
     strategy: Strategy,
-    evaluate: Callable[[Genotype], Candidate],
+    evaluate: Evaluate,
     history: Journal,
-    count: int,
+    count: float,
     progress: Callable[[Candidate, int], None] = lambda candidate, done: None,
+    batch: int = 1,
+    map: Callable[[Evaluate, list[Trial]], Iterable[Candidate]] = builtins.map,
 ) -> list[Candidate]:
-    """Evaluates until the history holds `count` candidates.
+    """Evaluates until the history holds the effort of `count` full evaluations.
+
+    batch: trials asked for at once. `map` evaluates them, several at the same time if it can, and yields them in order: what is
+    found depends on the batch, not on how many work on it.
 
     A history that already has rows is replayed first: the strategy is asked and told as it was, and must propose the same
-    genotypes. Raises UserError if it does not: the history then belongs to another configuration.
+    trials. Raises UserError if it does not: the history then belongs to another configuration.
     """
     found: list[Candidate] = []
-    for row in history.rows[:count]:
-        candidate = _read(row, history)
-        proposed = strategy.ask()
-        if proposed != candidate.genotype:
-            raise UserError(
-                f"{history.path} was written by another configuration: row {len(found) + 1} is not what the strategy asks for",
-                got=list(candidate.genotype), remedy="resume with the same arguments, or search into a new folder",
-            )  # fmt: skip
-        strategy.tell(proposed, candidate.score)
-        found.append(candidate)
-    while len(found) < count:
-        genotype = strategy.ask()
-        candidate = evaluate(genotype)
-        history.append(
-            {
-                "genotype": list(genotype), "key": candidate.key, "accuracy": candidate.score.accuracy,
-                "loss": candidate.score.loss, "metrics": candidate.metrics,
-            }
-        )  # fmt: skip
-        strategy.tell(genotype, candidate.score)
-        found.append(candidate)
-        progress(candidate, len(found))
+    spent = 0.0
+    while spent < count - 1e-9:
+        trials = strategy.ask(max(1, min(batch, int(count - spent))))
+        replayed = [_read(row, history) for row in history.rows[len(found) : len(found) + len(trials)]]
+        fresh = iter(map(evaluate, trials[len(replayed) :]))
+        for i, trial in enumerate(trials):
+            if i < len(replayed):
+                candidate = replayed[i]
+                if candidate.trial != trial:
+                    raise UserError(
+                        f"{history.path} was written by another configuration: row {len(found) + 1} is not what the strategy"
+                        " asks for", got=list(candidate.genotype),
+                        remedy="resume with the same arguments, or search into a new folder",
+                    )  # fmt: skip
+            else:
+                candidate = next(fresh)
+                history.append(_row(candidate))
+            strategy.tell(trial, candidate.score)
+            found.append(candidate)
+            spent += trial.fidelity
+            if i >= len(replayed):
+                progress(candidate, len(found))
     return found
+
+
+def _row(candidate: Candidate) -> dict[str, object]:
+    effort = {} if candidate.trial.fidelity == 1 else {"fidelity": candidate.trial.fidelity}
+    return {
+        "genotype": list(candidate.genotype), **effort, "key": candidate.key, "accuracy": candidate.score.accuracy,
+        "loss": candidate.score.loss, "metrics": candidate.metrics,
+    }  # fmt: skip
 
 
 def _read(row: dict[str, object], history: Journal) -> Candidate:
     try:
         genotype = tuple(int(v) for v in row["genotype"])  # type: ignore[attr-defined]
+        trial = Trial(genotype, float(row.get("fidelity", 1.0)))  # type: ignore[arg-type]
         score = Score(float(row["accuracy"]), float(row["loss"]))  # type: ignore[arg-type]
-        return Candidate(genotype, str(row["key"]), score, dict(row["metrics"]))  # type: ignore[call-overload]
+        return Candidate(trial, str(row["key"]), score, dict(row["metrics"]))  # type: ignore[call-overload]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{history.path} has a row that is not a candidate", got=str(row)[:80]) from None

@@ -1,16 +1,19 @@
-"""Strategy: ask for a genotype, tell what it was worth. Deterministic in its seed and in what it was told."""
+"""Strategy: ask for genotypes, tell what they were worth. Deterministic in its seed and in what it was told."""
 
 from __future__ import annotations
 
 import inspect
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwnas.errors import UserError
 from hwnas.plugins import load, parse_call
 from hwnas.search.admission import Admission
 from hwnas.space import Genotype
+
+_TRIES = 12  # proposals that may be networks seen before
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class Score:
         return self.accuracy, -self.loss
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A genotype to evaluate, and with what share of the full effort: of the epochs of training, above 0 and at most 1."""
+
+    genotype: Genotype
+    fidelity: float = 1.0
+
+
 class Strategy(ABC):
     """Proposes genotypes that `admission` admits. A file in `search/strategies` holds one subclass, `Strategy`.
 
@@ -35,14 +46,28 @@ class Strategy(ABC):
     def __init__(self, admission: Admission, seed: int) -> None:
         self.admission = admission
         self.rng = random.Random(seed)
+        self.asked: set[str] = set()  # keys of networks, as far as `fresh` found them
 
     @abstractmethod
-    def ask(self) -> Genotype:
-        """The next genotype to evaluate."""
+    def ask(self, count: int = 1) -> list[Trial]:
+        """The next trials, at least one and at most `count`: as many as may be evaluated without knowing each other's worth.
+
+        Every trial is told, in this order, before the next ask.
+        """
 
     @abstractmethod
-    def tell(self, genotype: Genotype, score: Score) -> None:
-        """What the genotype of the last ask was worth."""
+    def tell(self, trial: Trial, score: Score) -> None:
+        """What a trial of the last ask was worth."""
+
+    def fresh(self, propose: Callable[[], Genotype]) -> Genotype:
+        """The first proposal of a network that was not asked for before; after many in vain, the last proposal."""
+        for _ in range(_TRIES):
+            genotype = propose()
+            key = self.admission.traits(genotype).key
+            if key not in self.asked:
+                break
+        self.asked.add(key)
+        return genotype
 
 
 def make_strategy(text: str, admission: Admission, seed: int) -> Strategy:

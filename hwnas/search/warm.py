@@ -8,11 +8,11 @@ strategy is started warm, and a resumed search replays as it was.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hwnas.errors import UserError
-from hwnas.search.admission import Admission, Violation
+from hwnas.search.admission import Admission, Traits, Violation, spelled
 from hwnas.space import Genotype, Space
 from hwnas.storage import Journal
 
@@ -45,10 +45,11 @@ class WarmAdmission(Admission):
         violation: Violation,
         fallback: Genotype,
         prior: Sequence[Genotype],
+        traits: Callable[[Genotype], Traits] = spelled,
         first: int = 16,
         weight: float = 0.25,
     ) -> None:
-        super().__init__(space, violation, fallback)
+        super().__init__(space, violation, fallback, traits)
         self.best = [g for g in prior if violation(g) == 0][:first]
         self.weight = weight
         self._waiting = list(reversed(self.best))

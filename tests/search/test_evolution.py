@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 
 from hwnas.errors import UserError
 from hwnas.search.admission import Admission
+from hwnas.search.genetic import mutate, select
 from hwnas.search.strategies.evolution import Strategy as Evolution
-from hwnas.search.strategy import Score, make_strategy
+from hwnas.search.strategy import Score, Trial, make_strategy
 from hwnas.space import Genotype
 from hwnas.spaces import make_space
 
@@ -33,9 +35,9 @@ def test_better_than_chance_on_an_additive_landscape():
         strategy = make_strategy(text, Admission(space, lambda g: 0.0, fallback), seed)
         found = []
         for _ in range(150):
-            genotype = strategy.ask()
+            genotype = strategy.ask()[0].genotype
             found.append(sum(row[o] for row, o in zip(worth, genotype, strict=True)))
-            strategy.tell(genotype, Score(found[-1], 0.0))
+            strategy.tell(Trial(genotype), Score(found[-1], 0.0))
         return max(found)
 
     gains = [best("evolution(population=20, sample=6)", s) - best("random", s) for s in range(20)]
@@ -58,9 +60,9 @@ def test_better_than_chance_within_a_budget():
         strategy = make_strategy(text, Admission(space, violation, fallback), seed)
         found = []
         for _ in range(120):
-            genotype = strategy.ask()
+            genotype = strategy.ask()[0].genotype
             found.append(sum(row[o] for row, o in zip(worth, genotype, strict=True)))
-            strategy.tell(genotype, Score(found[-1], 0.0))
+            strategy.tell(Trial(genotype), Score(found[-1], 0.0))
         return max(found)
 
     gains = [best("evolution(population=16, sample=5)", s) - best("random", s) for s in range(20)]
@@ -72,13 +74,13 @@ def test_the_oldest_dies_whatever_its_worth():
     strategy = Evolution(FREE, 0, population=4, sample=4, crossover=0.0)
     told: list[tuple[Genotype, float]] = []
     for number in range(60):
-        genotype = strategy.ask()
+        genotype = strategy.ask()[0].genotype
         if number >= 4:
             parent = max(told[-4:], key=lambda t: t[1])[0]
             assert distance(genotype, parent) == 1
         worth = 10.0 if number == 3 else random.Random(number).random()  # one outstanding network, early
         told.append((genotype, worth))
-        strategy.tell(genotype, Score(worth, 0.0))
+        strategy.tell(Trial(genotype), Score(worth, 0.0))
     elite = told[3][0]
     assert any(distance(g, elite) > 1 for g, _ in told[8:])
 
@@ -88,20 +90,20 @@ def test_equal_accuracy_is_decided_by_the_loss():
     strategy = Evolution(FREE, 0, population=3, sample=3, crossover=0.0)
     told = {}
     for loss in (2.0, 1.0, 3.0):
-        genotype = strategy.ask()
+        genotype = strategy.ask()[0].genotype
         told[loss] = genotype
-        strategy.tell(genotype, Score(0.5, loss))
-    assert distance(strategy.ask(), told[1.0]) == 1
+        strategy.tell(Trial(genotype), Score(0.5, loss))
+    assert distance(strategy.ask()[0].genotype, told[1.0]) == 1
 
 
 def test_a_tournament_of_one_lets_anyone_be_a_parent():
     strategy = Evolution(FREE, 0, population=6, sample=1, crossover=0.0)
-    first = [strategy.ask() for _ in range(1)]
-    strategy.tell(first[0], Score(1.0, 0.0))
+    first = [strategy.ask()[0].genotype for _ in range(1)]
+    strategy.tell(Trial(first[0]), Score(1.0, 0.0))
     for _ in range(5):
-        first.append(strategy.ask())
-        strategy.tell(first[-1], Score(0.0, 1.0))
-    children = [strategy.ask() for _ in range(200)]  # asked again without a tell: the population stays
+        first.append(strategy.ask()[0].genotype)
+        strategy.tell(Trial(first[-1]), Score(0.0, 1.0))
+    children = [strategy.ask()[0].genotype for _ in range(200)]  # asked again without a tell: the population stays
     assert all(min(distance(c, p) for p in first) == 1 for c in children)
     alone = [p for p in first[1:] if any(distance(c, p) == 1 and distance(c, first[0]) > 1 for c in children)]
     assert len(alone) >= 4
@@ -118,11 +120,49 @@ def test_crossover_children_mix_two_parents_and_stay_within_the_budget():
     strategy = Evolution(Admission(SPACE, violation, fallback), 1, population=5, sample=2, crossover=1.0)
     parents = []
     for _ in range(5):
-        parents.append(strategy.ask())
-        strategy.tell(parents[-1], Score(rng.random(), 0.0))
-    children = [strategy.ask() for _ in range(100)]
+        parents.append(strategy.ask()[0].genotype)
+        strategy.tell(Trial(parents[-1]), Score(rng.random(), 0.0))
+    children = [strategy.ask()[0].genotype for _ in range(100)]
     assert all(violation(c) == 0 for c in children)
     assert any(min(distance(c, p) for p in parents) > 1 for c in children)  # more than a mutation of either
+
+
+def test_the_elite_never_dies():
+    strategy = Evolution(FREE, 0, population=4, sample=4, crossover=0.0, elite=1)
+    elite = None
+    for number in range(40):
+        genotype = strategy.ask()[0].genotype
+        if number == 3:
+            elite = genotype
+        if number > 3:
+            assert distance(genotype, elite) == 1
+        if number == 25:
+            break  # 24 neighbours, each new
+        strategy.tell(Trial(genotype), Score(10.0 if number == 3 else random.Random(number).random(), 0.0))
+
+
+def test_roulette_favours_the_better_and_leaves_none_out():
+    population = [((i,), Score(i / 10, 0.0)) for i in range(4)]
+    rng = random.Random(0)
+    drawn = [select(population, "roulette", 0, rng)[0] for _ in range(4000)]
+    shares = [drawn.count(i) / 4000 for i in range(4)]
+    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)  # in proportion to the rank
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("one_point", 1), ("two_point", 2)])
+def test_points_cut_a_genotype_into_runs_of_one_parent(kind, changes):
+    a, b, rng = (0,) * 6, (1,) * 6, random.Random(0)
+    children = [SPACE.crossover(a, b, rng, kind) for _ in range(300)]
+    assert {sum(x != y for x, y in pairwise(c)) for c in children} == {changes}
+    assert all(c[0] == 0 for c in children)
+    assert len(set(children)) == {1: 5, 2: 10}[changes]  # every place of the cuts
+
+
+def test_a_mutation_rate_changes_more_than_one_choice():
+    rng = random.Random(0)
+    start = (0,) * 6
+    assert {distance(mutate(FREE, start, 0.0, rng), start) for _ in range(50)} == {1}
+    assert max(distance(mutate(FREE, start, 0.9, rng), start) for _ in range(50)) >= 4
 
 
 @pytest.mark.parametrize(
@@ -130,6 +170,7 @@ def test_crossover_children_mix_two_parents_and_stay_within_the_budget():
     [
         "population=0", "sample=0", "sample=33", "population=4, sample=5", "crossover=-0.1", "crossover=1.1", "nosuch=1",
         "population='many'", "population=4.5, sample=2", "population=8, sample=2.5", "crossover='x'", "population=None",
+        "kind='three_point'", "selection='lottery'", "mutation=2", "elite=32",
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_evolution_are_refused_at_once(arguments):
@@ -146,5 +187,5 @@ def test_unknown_strategies_are_refused(text):
 
 
 def test_an_unknown_strategy_is_told_the_known_ones():
-    with pytest.raises(UserError, match=r"did you mean evolution.*known: evolution, random"):
+    with pytest.raises(UserError, match=r"did you mean evolution.*known: auto, bayesian, evolution"):
         make_strategy("evolutoin", FREE, 0)

@@ -20,11 +20,10 @@ SPACE = make_space("nasbench201(input=(1,4,4), classes=3, channels=2, cells=1)")
 HEADER = {"format": "test", "seed": 0}
 
 
-def evaluate(genotype):
-    worth = random.Random(str(genotype)).random()
-    return Candidate(
-        genotype, f"k{sum(genotype)}", Score(worth, 1 / 3 - worth), {"macs": 10.0 * sum(genotype), "latency_ms": 0.1}
-    )
+def evaluate(trial):
+    worth = random.Random(str(trial)).random()
+    macs = 10.0 * sum(trial.genotype)
+    return Candidate(trial, f"k{sum(trial.genotype)}", Score(worth, 1 / 3 - worth), {"macs": macs, "latency_ms": 0.1})
 
 
 def strategy(text="evolution(population=5, sample=2)", seed=0):
@@ -45,27 +44,27 @@ class Watched:
     def __init__(self, path, stop=None):
         self.inner, self.path, self.stop, self.asked, self.told = strategy(), path, stop, [], []
 
-    def ask(self):
+    def ask(self, count=1):
         if self.path.exists():
-            assert [tuple(r["genotype"]) for r in rows(self.path)] == self.asked
+            assert [tuple(r["genotype"]) for r in rows(self.path)] == [t.genotype for t in self.asked]
         if len(self.asked) == self.stop:
             raise Killed
-        self.asked.append(self.inner.ask())
-        return self.asked[-1]
+        self.asked += self.inner.ask(count)
+        return self.asked[-1:]
 
-    def tell(self, genotype, score):
+    def tell(self, trial, score):
         assert rows(self.path)[-1]["accuracy"] == score.accuracy  # written down before it is told
-        self.told.append((genotype, score))
-        self.inner.tell(genotype, score)
+        self.told.append((trial, score))
+        self.inner.tell(trial, score)
 
 
 def test_every_candidate_is_on_the_disk_before_the_next_ask(tmp_path):
     path = tmp_path / "history.jsonl"
     watched = Watched(path)
     found = run_search(watched, evaluate, Journal.create(path, HEADER), 12)
-    assert [c.genotype for c in found] == watched.asked
-    assert found == [evaluate(g) for g in watched.asked]
-    assert watched.told == [(c.genotype, c.score) for c in found]
+    assert [c.trial for c in found] == watched.asked
+    assert found == [evaluate(t) for t in watched.asked]
+    assert watched.told == [(c.trial, c.score) for c in found]
     assert len(rows(path)) == 12
 
 
@@ -176,3 +175,44 @@ def test_progress_is_told_of_what_is_new(tmp_path):
     run_search(strategy(), evaluate, Journal.resume(path), 6, lambda c, done: told.append((c.genotype, done)))
     assert [d for _, d in told] == [4, 5, 6]
     assert [list(g) for g, _ in told] == [r["genotype"] for r in rows(path)[3:]]
+
+
+@pytest.mark.parametrize(
+    "text", ["random", "evolution(population=5, sample=2)", "nsga2(population=6)", "halving", "local(patience=3)"]
+)
+@pytest.mark.parametrize("stop", [1, 7, 12])
+def test_a_batch_cut_short_is_finished_first(tmp_path, text, stop):
+    """Several trials at once: an interruption within a batch changes nothing of what is found."""
+    whole = run_search(strategy(text), evaluate, Journal.create(tmp_path / "whole", HEADER), 20, batch=4)
+    path = tmp_path / "history.jsonl"
+    Journal.create(path, HEADER)
+    path.write_text("".join((tmp_path / "whole").read_text().splitlines(keepends=True)[: 1 + stop]))
+    evaluated = []
+
+    def counted(trial):
+        evaluated.append(trial)
+        return evaluate(trial)
+
+    assert run_search(strategy(text), counted, Journal.resume(path), 20, batch=4) == whole
+    assert evaluated == [c.trial for c in whole[stop:]]
+    assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_what_is_found_does_not_depend_on_who_evaluates(tmp_path):
+    def backwards(call, trials):
+        """Finishes the last first, as workers may, and yields them in order."""
+        return reversed([call(t) for t in reversed(trials)])
+
+    found = [
+        run_search(strategy(), evaluate, Journal.create(tmp_path / name, HEADER), 22, batch=4, map=how)
+        for name, how in (("a", map), ("b", backwards))
+    ]
+    assert found[0] == found[1]
+
+
+def test_low_fidelities_are_paid_by_their_share(tmp_path):
+    found = run_search(strategy("halving"), evaluate, Journal.create(tmp_path / "h", HEADER), 9)
+    spent = sum(c.trial.fidelity for c in found)
+    assert 9 - 1e-9 <= spent < 10
+    assert {c.trial.fidelity for c in found} == {1.0, 1 / 3, 1 / 9}
+    assert len(found) > 20

@@ -18,7 +18,7 @@ def search(
     budget: Annotated[list[str], typer.Option(help="Limit such as 2ms, 30MMACs, 1Mparams, 512KB; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     device: DeviceName = "cpu",
-    strategy: Annotated[str, typer.Option(help="Search strategy: name, or name(argument=value, ...).")] = "evolution",
+    strategy: Annotated[str, typer.Option(help="Search strategy: name, or name(argument=value, ...).")] = "auto",
     predictor: Annotated[str, typer.Option(help="Latency predictor.")] = "gaussian_process",
     evaluations: Annotated[int, typer.Option(min=1, help="Architectures to score in the supernet.")] = 300,
     supernet_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the supernet.")] = 40,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from hwnas.search import strategy
-from hwnas.space import Genotype
+from hwnas.search.strategy import Score, Trial
 
 
 class Strategy(strategy.Strategy):
-    def ask(self) -> Genotype:
-        return self.admission.sample(self.rng)
+    def ask(self, count: int = 1) -> list[Trial]:
+        return [Trial(self.fresh(lambda: self.admission.sample(self.rng))) for _ in range(count)]
 
-    def tell(self, genotype: Genotype, score: strategy.Score) -> None:
+    def tell(self, trial: Trial, score: Score) -> None:
         """Nothing is learnt."""
