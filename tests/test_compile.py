@@ -334,10 +334,9 @@ def slowed(factor):
 
     def measure(models, device, **arguments):
         found = fake_measure(models, device, **arguments)
-        for i, model in enumerate(models):
-            ms = found.models[i].latency_ms * factor(read_arch(arch_text(model)), len(models))
-            found.models[i] = summarize([ms] * 3, 1, True, 0.0)
-        return Measured(found.models, found.canary)
+        factors = [factor(read_arch(arch_text(model)), len(models)) for model in models]
+        slow = [summarize([m.latency_ms * f] * 3, 1, True, 0.0) for m, f in zip(found.models, factors, strict=True)]
+        return Measured(slow, found.canary)
 
     return measure
 

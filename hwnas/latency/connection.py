@@ -116,7 +116,7 @@ class Connection:
         lines = [line.strip() for line in self._complaints.read().decode(errors="replace").splitlines() if line.strip()]
         if lines:
             return lines[-1]
-        return f"{error}" or f"the agent ended (exit status {self._process.returncode})"
+        return f"{error}" if isinstance(error, ValueError) else f"the agent ended (exit status {self._process.returncode})"
 
     def _end(self) -> None:
         """The agent ends when its input does; the process that carries it is given a moment for that."""
