@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.kernels.additive import score, score_reference
-from hwnas.latency.device import processor
+from hwnas.latency.processor import processor
 
 Scores = NDArray[np.float32]
 

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from hwnas.ir.simplify import simplify
-from hwnas.latency.device import Device, load_device, processor
+from hwnas.latency.device import Device, load_device
 from hwnas.latency.measure import measure
 from hwnas.latency.predictor import DEFAULT, LatencyPredictor, Prediction, make_predictor
+from hwnas.latency.processor import processor
 from hwnas.latency.profile import Profile, profile_space
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.ir.arch import Arch
-from hwnas.latency.device import load_device, processor
+from hwnas.latency.device import load_device
 from hwnas.latency.predictor import (
     LatencyPredictor,
     LatencyTable,
@@ -32,6 +32,7 @@ from hwnas.latency.predictor import (
     best_predictor,
     prediction_error,
 )  # fmt: skip
+from hwnas.latency.processor import processor
 from hwnas.latency.profile import Profile, calibration_archs, profile_space
 from hwnas.lower.features import features
 from hwnas.regress.linear import fit_nonnegative

@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import RidgeCV
 
 from hwnas.ir.simplify import simplify
-from hwnas.latency.device import processor
+from hwnas.latency.processor import processor
 from hwnas.regress.transfer import Family, complete
 from hwnas.spaces.nasbench201 import EDGES, OPS, space
 
