@@ -98,6 +98,8 @@ def main() -> None:
                 "latency_ms": {d: round(float(latency_ms[names.index(d), place]), 4) for d in devices},
                 "skips": sum(o in s for o, s in zip(genotype, gradient.skip_options, strict=True)),
                 "collapse_warned": any(issubclass(w.category, CollapseWarning) for w in heard), "seconds": round(seconds, 1),
+                "steps": args.epochs * args.steps,
+                "batch_size": args.batch_size,
             }  # fmt: skip
             text_line = json.dumps(line | stamp)
             print(text_line, flush=True)
