@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=30, help="an epoch")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--alpha-learning-rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
@@ -74,7 +75,7 @@ def main() -> None:
     for text in args.strategies:
         for device in (None, *devices):
             recipe = GradientRecipe(
-                epochs=args.epochs, steps=args.steps, alpha_learning_rate=args.alpha_learning_rate,
+                epochs=args.epochs, steps=args.steps, batch_size=args.batch_size, alpha_learning_rate=args.alpha_learning_rate,
                 latency_weight=args.weight if device else 0.0,
             )  # fmt: skip
             latency = table_of(codes, latency_ms[names.index(device)]) if device else None
@@ -97,6 +98,8 @@ def main() -> None:
                 "latency_ms": {d: round(float(latency_ms[names.index(d), place]), 4) for d in devices},
                 "skips": sum(o in s for o, s in zip(genotype, gradient.skip_options, strict=True)),
                 "collapse_warned": any(issubclass(w.category, CollapseWarning) for w in heard), "seconds": round(seconds, 1),
+                "steps": args.epochs * args.steps,
+                "batch_size": args.batch_size,
             }  # fmt: skip
             text_line = json.dumps(line | stamp)
             print(text_line, flush=True)

@@ -76,7 +76,7 @@ Run = Callable[[int], tuple[np.ndarray, float]]  # seed -> values of the last po
 
 def ours(problem: Problem, population: int, generations: int) -> Run:
     def run(seed: int) -> tuple[np.ndarray, float]:
-        """The mean over a tenth of a second: one run takes milliseconds, with which no shared host can be trusted."""
+        """One run takes milliseconds, too few for the clock of a shared host: the mean over a tenth of a second."""
         start, runs = time.perf_counter(), 0
         while time.perf_counter() - start < 0.1:
             _, values, _ = evolve(problem, Variation(population=population, seed=seed), generations)

@@ -101,7 +101,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Variation:
-    """`crossover`: chance of a second parent; `mutation`: chance of each option to change, one over the layers by default."""
+    """`crossover`: chance of a second parent; `mutation`: chance of each option to change, half over the layers by default."""
 
     population: int = 100
     crossover: float = 0.5
@@ -116,7 +116,7 @@ class Variation:
             )
 
     def native(self, problem: Problem, generation: int = 0) -> tuple[int, float, float, int, int]:
-        mutation = 1 / problem.layers if self.mutation is None else self.mutation
+        mutation = 0.5 / problem.layers if self.mutation is None else self.mutation
         return self.population, self.crossover, mutation, self.seed, generation
 
 
