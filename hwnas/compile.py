@@ -96,6 +96,11 @@ def compile_network(
     if min(evaluations, supernet_epochs, epochs) < 1:
         raise UserError("evaluations and epochs are at least 1", got=(evaluations, supernet_epochs, epochs))
     target = load_device(device)
+    if target.precision != "fp32":
+        raise UserError(
+            f"a search delivers float32 models, and {target.name} measures {target.precision}", got=device,
+            remedy="search for a device of precision fp32; hwnas measure tells what a model takes when it is quantised",
+        )  # fmt: skip
     fingerprint(target)  # refuses a device that is not here, before any work
     for package, plugin, kind in (
         ("search.strategies", strategy, "strategy"),

@@ -112,8 +112,11 @@ def test_the_lines_say_whether_the_budget_was_kept():
 
 
 def test_measurements_as_a_table():
-    text = printed(measurement_table({"m": summarize([1.0, 2.0, 3.0, 4.0, 5.0], 7, True, 0.0)}))
-    assert cells(text, "m") == ["m", "2.0000", "3.0000", "4.6000", "2.0000", "5", "no"]
+    noisy = summarize([1.0, 2.0, 3.0, 4.0, 5.0], 7, True, 0.0)
+    quiet = replace(summarize([1.0, 1.001, 1.002, 1.01, 1.02], 7, True, 0.0), retest=0.012)
+    text = printed(measurement_table({"m": noisy, "q": quiet}))
+    assert cells(text, "m") == ["m", "2.0000", "3.0000", "2.0000", "4.6000", "5", "", "refused"]
+    assert cells(text, "q") == ["q", "1.0010", "1.0020", "0.0090", "1.0160", "5", "1.2%", "stable"]
 
 
 def test_a_profile_as_a_table():
