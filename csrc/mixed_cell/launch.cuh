@@ -5,8 +5,8 @@
 
 namespace hwnas::mixed_cell::cuda {
 
-// A stream, and whether its last work is one of our kernels: then the next one may begin while that one ends, which hides a
-// launch's start behind the other's last blocks (programmatic dependent launch).
+// A stream, and whether its last work is one of our kernels: then the next one may begin as soon as that one's blocks have ended,
+// before their writes are flushed, for which it waits itself (programmatic dependent launch).
 struct Lane {
     cudaStream_t stream = nullptr;
     bool chained = false;

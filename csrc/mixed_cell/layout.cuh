@@ -68,7 +68,8 @@ template <typename T>
 std::int64_t partial_count(const Plan<T>& p) {  // per-block sums that one lane may have waiting
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
     const std::int64_t jobs = std::max({2, p.nodes, 2 * (p.nodes - kLanes + 1)});  // edges that one lane has at a time
-    return jobs * 5 * p.c * (divide_up(input_pixels, kTile) + p.n * p.segments());
+    const std::int64_t tiles = divide_up(input_pixels, kTile) + p.n * p.segments();
+    return jobs * p.c * std::max<std::int64_t>(5 * tiles, 2 * p.dw_groups());  // two second halves an edge leave sums by group
 }
 
 template <typename T>

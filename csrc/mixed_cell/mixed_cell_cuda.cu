@@ -42,16 +42,28 @@ public:
         HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], lane_[from].stream));
         HWNAS_CUDA_TRY(cudaStreamWaitEvent(lane_[to].stream, resources_->event[from], 0));
         lane_[to].chained = false;
+        forked_[to] = true;
         return {};
     }
-    // What the caller's stream does next comes after the first lane, which the others have joined.
-    Status close() {
+    // Ends a call: what the caller's stream does next comes after the first lane, which the others have joined. If `work` failed,
+    // the lanes that have work already are joined here, because the caller frees memory that they still write.
+    Status close(const Status& work) {
+        if (!work) {
+            for (int lane = 1; lane < kLanes; ++lane)
+                if (forked_[lane]) (void)order(lane, 0);
+            (void)join();
+            return work;
+        }
+        return join();
+    }
+
+private:
+    Status join() {
         HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[0], lane_[0].stream));
         HWNAS_CUDA_TRY(cudaStreamWaitEvent(caller_, resources_->event[0], 0));
         return {};
     }
 
-private:
     struct Resources {
         cudaStream_t stream[kLanes] = {};
         cudaEvent_t event[kLanes] = {}, forked = nullptr;
@@ -59,6 +71,7 @@ private:
     Resources* resources_ = nullptr;
     cudaStream_t caller_ = nullptr;
     Lane lane_[kLanes];
+    bool forked_[kLanes] = {};
 };
 
 // Both halves of all convolutions of some edges, with their statistics and those of the pools of some states.
@@ -112,14 +125,7 @@ Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, i
 }
 
 template <typename T>
-Status forward(const Forward& f, cudaStream_t stream) {
-    Plan<T> p = make_plan<T>(f.shape);
-    bind_inputs(p, f.in);
-    p.y = static_cast<T*>(f.y);
-    lay_out_saved(p, f.saved);
-    lay_out_forward(p, f.scratch);
-    Lanes lanes;
-    HWNAS_TRY(Lanes::open(stream, lanes));
+Status forward(const Plan<T>& p, Lanes& lanes) {
     std::vector<Stages<T>> stages;
     for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes[lane], lane);
     HWNAS_TRY(stages[0].prepare(false));
@@ -147,21 +153,11 @@ Status forward(const Forward& f, cudaStream_t stream) {
         HWNAS_TRY(stages[0].blend(node));
     }
     for (int lane = p.nodes; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(lane, 0));  // unused, but forked
-    return lanes.close();
+    return {};
 }
 
 template <typename T>
-Status backward(const Backward& b, cudaStream_t stream) {
-    Plan<T> p = make_plan<T>(b.shape);
-    bind_inputs(p, b.in);
-    p.y = const_cast<T*>(static_cast<const T*>(b.y));  // only read
-    p.dy = static_cast<const T*>(b.dy);
-    p.ds[0] = static_cast<T*>(b.ds0);
-    p.ds[1] = static_cast<T*>(b.ds1);
-    lay_out_saved(p, const_cast<void*>(b.saved));
-    lay_out_backward(p, b.scratch);
-    Lanes lanes;
-    HWNAS_TRY(Lanes::open(stream, lanes));
+Status backward(const Plan<T>& p, const Backward& b, Lanes& lanes) {
     std::vector<Stages<T>> stages;
     for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes[lane], lane);
     HWNAS_TRY(lanes.order(0, 1));  // weights and pools beside the first gather
@@ -178,8 +174,34 @@ Status backward(const Backward& b, cudaStream_t stream) {
     }
     for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
     HWNAS_TRY(stages[0].gather(0, 2));
-    HWNAS_TRY(stages[0].weight_gradients(b));
-    return lanes.close();
+    return stages[0].weight_gradients(b);
+}
+
+template <typename T>
+Status forward(const Forward& f, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(f.shape);
+    bind_inputs(p, f.in);
+    p.y = static_cast<T*>(f.y);
+    lay_out_saved(p, f.saved);
+    lay_out_forward(p, f.scratch);
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    return lanes.close(forward(p, lanes));
+}
+
+template <typename T>
+Status backward(const Backward& b, cudaStream_t stream) {
+    Plan<T> p = make_plan<T>(b.shape);
+    bind_inputs(p, b.in);
+    p.y = const_cast<T*>(static_cast<const T*>(b.y));  // only read
+    p.dy = static_cast<const T*>(b.dy);
+    p.ds[0] = static_cast<T*>(b.ds0);
+    p.ds[1] = static_cast<T*>(b.ds1);
+    lay_out_saved(p, const_cast<void*>(b.saved));
+    lay_out_backward(p, b.scratch);
+    Lanes lanes;
+    HWNAS_TRY(Lanes::open(stream, lanes));
+    return lanes.close(backward(p, b, lanes));
 }
 
 }  // namespace
@@ -218,6 +240,11 @@ Status check(const Shape& s) {
     if (s.n * s.h * s.w > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 pixels"};
     if (s.n * s.c > (std::int64_t{1} << 30)) return {"the mixed cell takes at most 2^30 planes"};
     if (s.c > 65535) return {"the mixed cell takes at most 65535 channels"};
+    int device = 0, limit = 0;  // what backward needs, so that forward refuses what backward could not do
+    HWNAS_CUDA_TRY(cudaGetDevice(&device));
+    HWNAS_CUDA_TRY(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    if (3 * s.c * kTile * (s.type == Type::kFloat64 ? 8 : 4) > limit)
+        return {"the mixed cell needs more shared memory for this many channels than the device has"};
     return {};
 }
 

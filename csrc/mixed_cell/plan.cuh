@@ -99,7 +99,7 @@ struct Plan {
     // scratch, both
     T* pools;          // [sources, 2, n, c, oh, ow]: max and average pool of every state that an edge reads (vector kernels)
     Pair<A>* partial;  // per-block sums, [job, c, tile]
-    void* fragments;  // weights as the tensor cores want them (tuned bfloat16 kernels)
+    void* fragments;  // weights as the tensor cores want them (tuned kernels)
     Divisor by_ow, by_w, by_vectors;  // by_vectors: 8-pixel pieces of a plane
 
     __host__ __device__ std::int64_t plane() const { return std::int64_t{oh} * ow; }

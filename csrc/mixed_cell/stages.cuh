@@ -78,8 +78,6 @@ public:
             if (vectors_ && (first >= 2 || !p_.reduction) && kThreads * kVec % p_.plane() == 0 && p_.plane() >= 64) {
                 return launch(gather_vector_kernel<T>, dim3(vector_blocks(), count), kThreads, 0, lane_, p_, first);
             }
-        }
-        if constexpr (kVectors) {
             if (vectors_ && first < 2 && p_.reduction && kThreads * kVec / 4 % p_.plane() == 0 && p_.plane() >= 16) {
                 const auto blocks = static_cast<unsigned>(divide_up(p_.size(), kThreads * kVec / 4));
                 return launch(gather_strided_vector_kernel<T>, dim3(blocks, count), kThreads, 0, lane_, p_);

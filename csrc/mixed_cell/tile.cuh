@@ -165,7 +165,6 @@ __device__ __forceinline__ void clear_sides(int channels, T* planes) {
 // What a warp of the depthwise gradients computes: all four convolutions that read a state (input gradient, weight gradient or both), or one convolution.
 enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
 
-// Pointwise weights of a block: they go to shared memory while the tile loads, unless they would leave no room for a second block.
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
 }
@@ -173,6 +172,7 @@ __device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_a
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {  // zeros if not inside; `from` must be readable
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
+// Pointwise weights of a block: they go to shared memory while the tile loads, unless they would leave no room for a second block.
 template <typename G>
 struct Staged {
     static constexpr int kMatrix = G::C * G::C * (sizeof(typename G::T) == 4 ? 2 : 1) / (sizeof(typename G::T) == 4 ? 1 : 2);

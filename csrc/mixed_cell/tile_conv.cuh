@@ -1,5 +1,5 @@
-// Convolutions of a cell on tensor cores: forward, and the gradients of the pointwise part. The matrix products are overloads of
-// pointwise_product, outer_product and depthwise in bf16.cuh and fp32.cuh.
+// Convolutions of a cell on tensor cores: forward, and the gradients of the pointwise part. The matrix products are
+// overloads of pointwise_product and outer_product, and the Depthwiser classes, in bf16.cuh and fp32.cuh.
 #pragma once
 
 #include "mixed_cell/bf16.cuh"

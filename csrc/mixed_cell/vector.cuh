@@ -275,14 +275,14 @@ __global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> 
     gradient_sums(p, edges.edge[blockIdx.y], blockIdx.x, p.partial + before);
 }
 
-// As gather_kernel, for states whose edges have stride 1 and planes that divide a block. Windows in shared memory: gradients of
-// their maximum and of each of their pixels through the average, and which of the nine pixels is the maximum.
 // What a state's edges multiply their upstream gradients by, for each plane of a block: the gradients of max and average pool
 // are factor * u + of_pool * pooled value + shift.
 struct Gather {
     float max, avg, skip, max_of_pool, max_shift, avg_of_pool, avg_shift;
 };
 
+// As gather_kernel, for states whose edges have stride 1 and planes that divide a block. Windows in shared memory: gradients of
+// their maximum and of each of their pixels through the average, and which of the nine pixels is the maximum.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 3) gather_vector_kernel(Plan<T> p, int source) {
     wait_for_previous();

@@ -27,11 +27,14 @@ def batch_norm_reference(x: Tensor, weight: Tensor | None = None, bias: Tensor |
 def batch_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """The native kernel where it covers the input's device and dtype, else the reference."""
     fits = x.device.type == "cuda" and _native.with_cuda and x.dtype in _TYPES and x.dim() >= 2 and x.numel() > x.shape[1]
-    affine = weight is not None and bias is not None and weight.dtype == bias.dtype == torch.float32
-    if fits and (affine or weight is bias is None):
+    if fits and all(t is None or _is_affine(t, x) for t in (weight, bias)) and (weight is None) == (bias is None):
         y: Tensor = _forward_op(x, weight, bias)[0]
         return y
     return batch_norm_reference(x, weight, bias)
+
+
+def _is_affine(t: Tensor, x: Tensor) -> bool:
+    return t.shape == x.shape[1:2] and t.dtype == torch.float32 and t.device == x.device
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:
@@ -51,7 +54,7 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
 def _forward_op(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """The result, and [C, 2]: mean and 1 / std of each channel."""
     x = x.contiguous()
-    y, stats = torch.empty_like(x), torch.empty(x.shape[1], 2, device=x.device)
+    y, stats = torch.empty_like(x), torch.empty(x.shape[1], 2, dtype=torch.float32, device=x.device)
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
     with torch.cuda.device(x.device):
         addresses = _addresses(x, weight, bias, y, stats, _scratch(x))

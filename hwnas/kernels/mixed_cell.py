@@ -262,7 +262,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     *tensors, ctx.nodes, ctx.reduction = inputs
     ctx.set_materialize_grads(False)  # else autograd makes zeros as large as `saved`
     ctx.save_for_backward(*tensors, *output)
-    ctx.set_materialize_grads(False)  # else autograd fills a gradient for the saved bytes
 
 
 def _differentiate(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:

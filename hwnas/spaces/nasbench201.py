@@ -34,7 +34,8 @@ def space(
 ) -> Space:
     """`channels` of the first stage (doubled twice) and `cells` a stage; 16 and 5 in the benchmark.
 
-    `affine`: batch norms of the edges have weights, as in the benchmark; mixed supernets train without, and faster.
+    `affine`: batch norms of the edges have weights, as in the benchmark; without, mixed supernets train
+    faster on processors.
     """
     if type(channels) is not int or type(cells) is not int or min(channels, cells) < 1:
         raise UserError("nasbench201 needs whole numbers of channels and cells, at least 1", got=(channels, cells))

@@ -51,15 +51,17 @@ def _match(output: Node, by_name: dict[str, Node | Slot]) -> MixedCell | None:
     for i, node in enumerate(sums):
         if not isinstance(node, Node) or not isinstance(node.op, Sum) or len(node.inputs) != 2 + i:
             return None
-        incoming = [by_name[name] for name in node.inputs]
-        edge_slots = [s for s in incoming if isinstance(s, Slot) and len(s.choices) == 1]
+        incoming = [by_name.get(name) for name in node.inputs]
+        edge_slots = [s for s in incoming if isinstance(s, Slot) and len(s.choices) == len(s.inputs) == 1]
+        if len(edge_slots) != len(incoming):
+            return None
         if i == 0:
             states = [s.inputs[0] for s in edge_slots]
         if [s.inputs for s in edge_slots] != [(state,) for state in states]:
             return None
         slots += edge_slots
         states.append(node.name)
-    sep = next((op for op in slots[0].options if isinstance(op, SepConv)), None)
+    sep = next((op for slot in slots[:1] for op in slot.options if isinstance(op, SepConv)), None)
     if sep is None:
         return None
     reduction = sep.stride == 2

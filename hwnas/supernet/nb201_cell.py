@@ -1,4 +1,4 @@
-"""Cells of NAS-Bench-201 without affine batch norms, which the native `nb201_cell` runs."""
+"""Cells of NAS-Bench-201 without affine batch norms, which `nb201_cell` runs: natively on processors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _match(output: Node | Slot, by_name: dict[str, Node | Slot]) -> Nb201Cell | 
     states = [slot.inputs[0] for slot in last]  # that the output sums, from the cell's input on
     slots: list[Slot] = []
     for j, state in enumerate([*states[1:], output.name], start=1):
-        incoming = _edges(by_name[state], by_name)
+        incoming = _edges(by_name.get(state), by_name)
         if [slot.inputs for slot in incoming] != [(s,) for s in states[:j]]:
             return None
         slots += incoming
@@ -57,7 +57,7 @@ def _match(output: Node | Slot, by_name: dict[str, Node | Slot]) -> Nb201Cell | 
     return Nb201Cell((states[0],), tuple(slots), inside, conv.out, len(states) + 1)
 
 
-def _edges(node: Node | Slot, by_name: dict[str, Node | Slot]) -> list[Slot]:
+def _edges(node: Node | Slot | None, by_name: dict[str, Node | Slot]) -> list[Slot]:
     """The slots that a sum adds up; none if it is not a sum of slots with a choice each."""
     if not isinstance(node, Node) or not isinstance(node.op, Sum):
         return []

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from hwnas.ir.arch import Node
+from hwnas.ir.tensor import TensorSpec
+from hwnas.ops.classifier import Classifier
+from hwnas.ops.concat import Concat
+from hwnas.ops.relu_conv_bn import ReluConvBn
+from hwnas.ops.sum import Sum
+from hwnas.space import Choice, Slot, Space
 from hwnas.spaces import make_space
+from hwnas.spaces.darts import edge_ops as darts_ops
+from hwnas.spaces.nasbench201 import edge_ops as nb201_ops
 from hwnas.supernet.derive import derive
 from hwnas.supernet.mixed_cell import find_mixed_cells
 from hwnas.supernet.nb201_cell import find_nb201_cells
@@ -47,6 +56,31 @@ def test_every_cell_of_nasbench201_is_found_and_no_other_space_has_one():
     assert {cell.count for cell in cells.values()} == {4}
     for other in ("nasbench201", "chain", "mobilenet", "darts"):
         assert find_nb201_cells(make_space(other)) == {}
+
+
+def custom(nodes: list, choices: int) -> Space:
+    """A space of these nodes under a classifier; its choices are c0, c1, ..."""
+    options = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    darts = tuple(map(str, range(8)))
+    names = darts if any(len(n.options) == 8 for n in nodes if isinstance(n, Slot)) else options
+    head = Node("head", Classifier(2), (nodes[-1].name,))
+    return Space("custom", TensorSpec((4, 6, 6)), tuple(Choice(f"c{i}", names) for i in range(choices)), (*nodes, head), "head")
+
+
+def test_what_only_looks_like_a_cell_is_left_to_the_plain_ops():
+    nb201, darts = nb201_ops(4, affine=False), darts_ops(4, 1, affine=False)
+    relu = Node("fixed", ReluConvBn(4, 1), ("x",))
+    for nodes in (
+        [Slot("a", ("c0",), nb201, ("x",)), Slot("b", ("c1",), nb201, ("x",)), Node("s", Sum(), ("a", "b"))],
+        [relu, Slot("a", ("c0",), nb201, ("fixed",)), Node("s", Sum(), ("a", "fixed"))],
+        [Slot("a", ("c0",), darts, ("x",)), Node("s", Sum(), ("a", "x")), Node("out", Concat(), ("s",))],
+        [relu, Slot("a", ("c0",), darts, ("fixed",)), Node("s", Sum(), ("a", "fixed")), Node("out", Concat(), ("s",))],
+        [relu, Node("s", Sum(), ("fixed", "x")), Node("out", Concat(), ("s",)), Slot("a", ("c0",), darts, ("out",))],
+    ):
+        space = custom(nodes, choices=sum(isinstance(n, Slot) for n in nodes))
+        assert find_mixed_cells(space) == find_nb201_cells(space) == {}
+        net = Supernet(space)
+        assert net(torch.randn(3, 4, 6, 6), [g.float() for g in mixed_gates(net, seed=0)]).shape == (3, 2)
 
 
 @pytest.mark.parametrize("space", [*(SPACE.replace("cells=3", f"cells={n}") for n in (1, 2, 3)), NB201])
