@@ -26,6 +26,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import IO, Any
@@ -245,4 +246,11 @@ def serve(folder: str, limit_bytes: int) -> None:
 
 def main() -> None:
     """`agent <cache folder> <bytes that it may hold>`."""
-    serve(sys.argv[1], int(sys.argv[2]))
+    try:
+        serve(sys.argv[1], int(sys.argv[2]))
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass  # the host is gone, or is being interrupted too
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)  # an orderly end would wait for ever for the thread that listens, which holds standard input

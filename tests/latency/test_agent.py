@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from hwnas.latency.agent import HEADER, Cache, read_frame, write_frame
 from hwnas.latency.connection import pack_agent
 from hwnas.plugins import known
 
+ROOT = Path(hwnas.__file__).parent.parent
 JSON = st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.floats(allow_nan=False)))
 
 
@@ -83,3 +88,31 @@ def test_the_agent_is_one_small_file_that_python_3_8_can_read(runtime):
 def unpacked(content: bytes) -> dict[str, str]:
     with zipfile.ZipFile(io.BytesIO(content)) as pack:
         return {name: pack.read(name).decode() for name in pack.namelist()}
+
+
+@pytest.mark.parametrize("end", ["interrupt", "nobody reads", "nobody writes", "error"])
+def test_the_agent_ends_whatever_happens(tmp_path, end):
+    """An orphan would keep a core of the target busy, and its memory."""
+    command = [sys.executable, "-c", "from hwnas.latency.agent import main; main()", str(tmp_path / "cache"), "1000000"]
+    agent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    try:
+        write_frame(agent.stdin, {"do": "nothing that it knows"})
+        read_frame(agent.stdout)
+        if end == "interrupt":
+            agent.send_signal(signal.SIGINT)
+        elif end == "nobody reads":
+            agent.stdout.close()
+            write_frame(agent.stdin, {"do": "nothing that it knows"})
+        elif end == "nobody writes":
+            agent.stdin.close()
+        else:
+            write_frame(agent.stdin, {}, b"?")
+            write_frame(agent.stdin, {"do": 5})
+            agent.stdin.close()
+        assert agent.wait(timeout=30) in (0, 1)
+    finally:
+        agent.kill()
+        agent.wait()
+        for stream in (agent.stdin, agent.stdout, agent.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
