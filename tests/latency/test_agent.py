@@ -94,7 +94,10 @@ def unpacked(content: bytes) -> dict[str, str]:
 def test_the_agent_ends_whatever_happens(tmp_path, end):
     """An orphan would keep a core of the target busy, and its memory."""
     command = [sys.executable, "-c", "from hwnas.latency.agent import main; main()", str(tmp_path / "cache"), "1000000"]
-    agent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    agent = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background of a shell, and inherited
+    )  # fmt: skip
     try:
         write_frame(agent.stdin, {"do": "nothing that it knows"})
         read_frame(agent.stdout)
