@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import weakref
 from itertools import combinations
@@ -18,6 +19,7 @@ from hwnas.latency.device import Device
 from hwnas.latency.measure import canary_model, measure
 from hwnas.latency.processor import instruction_sets, processor
 from hwnas.latency.session import Session, fingerprint, providers
+from hwnas.latency.target import Target
 
 HERE = Device(name="here")
 
@@ -216,4 +218,8 @@ def test_openvino_agrees_with_onnx_runtime_and_refuses_the_same():
 
 def test_openvino_is_measured_by_the_same_protocol():
     pytest.importorskip("openvino")
-    assert measure([relu([1, 3])], VINO, seconds=0.1, min_rounds=3).models[0].latency_ms > 0
+    with Target(VINO) as target:
+        assert measure([relu([1, 3])], VINO, seconds=0.1, min_rounds=3, target=target).models[0].latency_ms > 0
+        group = target.connection()._process.pid  # the agent leads a process group of its own
+    with pytest.raises(ProcessLookupError):  # nothing that it started is left
+        os.killpg(group, 0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-import openvino as ov
+# OpenVINO sends a usage report when it is imported, by a forked process that can outlive the agent, amid what is measured.
+# Without this module it does not, which is a case that it provides for.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-from hwnas.errors import UserError
-from hwnas.latency.session import Settings, made_up
+import openvino as ov  # noqa: E402
+
+from hwnas.errors import UserError  # noqa: E402
+from hwnas.latency.session import Settings, made_up  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
