@@ -30,7 +30,8 @@ from hwnas.latency.device import Device, load_device
 from hwnas.latency.measure import measure
 from hwnas.latency.predictor import DEFAULT, LatencyPredictor, Prediction, make_predictor
 from hwnas.latency.processor import processor
-from hwnas.latency.profile import Profile, profile_space
+from hwnas.latency.profile import Profile
+from hwnas.latency.sweep import profile_space
 from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.weights import init_weights
@@ -117,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     device, space = load_device(args.device), make_space(args.space)
     profile = Profile.open(args.profile / "profile.jsonl", device)
-    profile_space(profile, space, networks=args.networks)
+    profile_space(profile, device, space, networks=args.networks)
     predicted = Predicted(space, make_predictor(DEFAULT, profile, space))
     rng = random.Random(5)
     sampled = sorted(predicted(space.sample(rng)).latency_ms for _ in range(200))

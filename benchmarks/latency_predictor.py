@@ -1,12 +1,12 @@
 """How far off are latency predictors on networks that they never saw, beside how far the same networks are off themselves?
 
-    python -m benchmarks.latency_predictor --space mobilenet|nasbench201 [--device cpu] [--minutes 30] [--networks 120] [--save]
+    python -m benchmarks.latency_predictor --space mobilenet|nasbench201 [--device cpu] [--minutes 30] [--networks 60] [--save]
 
-Two resolutions of the space share one profile and one model. First the profile: every placed op, and whole networks, as many as
-fit into the minutes, at most --networks of each resolution. Then 100 fresh networks, 50 of each resolution, which take part in
-nothing but the judgement: measured twice, the lower counts, and the distance of the two is the retest error. Each predictor
-is a case, and so are the sum of the isolated ops and that sum scaled; the baseline of `mape` is the retest error, of the others
-the scaled sum. An interrupted run continues.
+Two resolutions of the space share one profile and one model. First the profile: every placed op, and --networks whole networks
+of each resolution, for --minutes at most. Then 100 fresh networks, 50 of each resolution, which take part in nothing but the
+judgement: visited twice or more, and the distance of their two turns is the retest error. Each predictor is a case, and so are
+the sum of the isolated ops and that sum scaled; the baseline of `mape` is the retest error, of the others the scaled sum. An
+interrupted run continues.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ from hwnas.latency.predictor import (
     prediction_error,
 )  # fmt: skip
 from hwnas.latency.processor import processor
-from hwnas.latency.profile import Profile, calibration_archs, profile_space
+from hwnas.latency.profile import Profile, calibration_archs
+from hwnas.latency.sweep import profile_space
 from hwnas.lower.features import features
 from hwnas.regress.linear import fit_nonnegative
 from hwnas.space import Space
@@ -44,18 +46,7 @@ SPACES = {
     "nasbench201": ("nasbench201(input=(3,32,32))", "nasbench201(input=(3,48,48))"),
 }
 HELD_OUT = 50  # of each resolution
-STEP = 40  # networks of each resolution that are profiled between looks at the clock
 METRICS = ("mape", "within_5_percent", "within_10_percent", "spearman", "coverage")
-
-
-def take_profile(profile: Profile, spaces: list[Space], networks: int, minutes: float) -> int:
-    """How many networks of each resolution it holds now."""
-    start, count = time.monotonic(), 0
-    while count < networks and (not count or time.monotonic() - start < 60 * minutes):
-        count = min(count + STEP, networks)
-        for space in spaces:
-            profile_space(profile, space, networks=count)
-    return count
 
 
 def split(profile: Profile, spaces: list[Space], fitted: int) -> tuple[Networks, Networks]:
@@ -67,13 +58,9 @@ def split(profile: Profile, spaces: list[Space], fitted: int) -> tuple[Networks,
     return everything.take(mine), everything.take(fresh)
 
 
-def retest(profile: Profile, spaces: list[Space], networks: Networks) -> float:
-    keys, turns = {arch.key for arch in networks.archs}, {}
-    for space in spaces:
-        for row in profile.rows("network", space.fingerprint):
-            if row.arch.key in keys:
-                turns.setdefault(row.arch.key, {})[row.turn] = row.measurement.latency_ms
-    return float(np.mean([abs(t[1] / t[0] - 1) for t in turns.values() if len(t) == 2]))
+def retest(profile: Profile, networks: Networks) -> float:
+    levels = profile.levels("network")
+    return float(np.mean([again for arch in networks.archs if (again := levels.retest(arch)) is not None]))
 
 
 def table_sums(table: LatencyTable, archs: list[Arch]) -> NDArray[np.float64]:
@@ -92,12 +79,16 @@ def judgements(
         yield f"{name} (chosen)" if rank == 0 else name, predictor.judge(held_out, again)
 
 
+def told(phase: str, done: int, total: int) -> None:
+    print(f"{phase}: {done} of {total}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", choices=SPACES, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--networks", type=int, default=120)
+    parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--profile", type=Path, help="folder; default runs/latency_predictor/<space>-<device>")
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
     arguments = parser.parse_args()
@@ -106,12 +97,11 @@ def main() -> None:
     folder = arguments.profile or Path("runs/latency_predictor") / f"{arguments.space}-{device.name}"
     profile = Profile.open(folder / "profile.jsonl", device)
     begin = time.monotonic()
-    fitted = take_profile(profile, spaces, arguments.networks, arguments.minutes)
+    profile_space(profile, device, spaces, networks=arguments.networks, minutes=arguments.minutes, progress=told)
     took = (time.monotonic() - begin) / 60
-    for space in spaces:
-        profile_space(profile, space, networks=fitted + HELD_OUT)
-    networks, held_out = split(profile, spaces, fitted)
-    again = retest(profile, spaces, held_out)
+    profile_space(profile, device, spaces, networks=arguments.networks + HELD_OUT, progress=told)
+    networks, held_out = split(profile, spaces, arguments.networks)
+    again = retest(profile, held_out)
     found = dict(judgements(LatencyTable.of(profile), networks, held_out, again))
     now = datetime.datetime.now().astimezone()
     stamp: dict[str, Any] = {

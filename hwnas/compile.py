@@ -27,7 +27,8 @@ from hwnas.latency.device import FOLDER, Device, load_device
 from hwnas.latency.measure import Measurement, measure
 from hwnas.latency.predictor import DEFAULT as DEFAULT_PREDICTOR
 from hwnas.latency.predictor import LatencyPredictor, check_predictable, make_predictor
-from hwnas.latency.profile import Profile, profile_space, retest_error
+from hwnas.latency.profile import Profile
+from hwnas.latency.sweep import profile_space
 from hwnas.latency.target import fingerprint
 from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
@@ -210,7 +211,7 @@ class _Run:
             return Profile.load(self.folder.profile, self.device)
         torn = self.profile_path.exists() and not self.resume
         profile = (Profile.load if torn else Profile.open)(self.profile_path, self.device)
-        profile_space(profile, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
+        profile_space(profile, self.device, self.space, progress=lambda phase, done, total: self.watch(phase, done, total, ""))
         return profile
 
     @contextmanager
@@ -415,7 +416,7 @@ class _Run:
     def _predicted(self, arch: Arch) -> Predicted | None:
         if self.predictor is None or self.profile is None:
             return None
-        error = asdict(self.predictor.error(retest_error(self.profile, self.space)))
+        error = asdict(self.predictor.error(self.profile.retest_error(self.space)))
         error["retest_error"] = error.pop("retest")
         return Predicted(**asdict(self.predictor.predict([arch])[0]), predictor=self.config.predictor, **error)
 

@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 import hwnas.compile
 import hwnas.latency.measure
-import hwnas.latency.profile
+import hwnas.latency.sweep
 import hwnas.report.run
 import hwnas.storage
 import hwnas.supernet.checkpoint
@@ -44,7 +44,7 @@ def measure(models: Sequence[bytes], device: Device, **arguments: Any) -> Measur
 
 def install(setter: Set, instead: Callable[..., Measured] = measure) -> None:
     """Everything that measures does so on this device."""
-    for module in (hwnas.compile, hwnas.latency.profile, hwnas.latency.measure):
+    for module in (hwnas.compile, hwnas.latency.sweep, hwnas.latency.measure):
         setter(module, "measure", instead)
 
 

@@ -76,11 +76,10 @@ class LatencyTable:
     @classmethod
     def of(cls, profile: Profile) -> LatencyTable:
         """UserError if the profile holds no empty run."""
-        empty = profile.rows("empty")
-        if not empty:
+        (call_ms,) = profile.latencies("empty").values() or (None,)
+        if call_ms is None:
             raise UserError(f"the profile {profile.path} holds no empty run", remedy="run hwnas profile to complete it")
-        call_ms = min(row.measurement.latency_ms for row in empty)
-        return cls(call_ms, {op: max(0.0, m.latency_ms - call_ms) for op, m in profile.ops().items()}, profile.path)
+        return cls(call_ms, {op: max(0.0, ms - call_ms) for op, ms in profile.ops().items()}, profile.path)
 
 
 class LatencyModel(ABC):
@@ -111,18 +110,18 @@ class LatencyModel(ABC):
 
 @dataclass(frozen=True)
 class Networks:
-    """Whole networks that were measured: each once, with the lowest of its measurements."""
+    """Whole networks that were measured."""
 
     archs: list[Arch]
     latency_ms: Array
 
     @classmethod
     def of(cls, profile: Profile, spaces: Sequence[Space]) -> Networks:
-        found: dict[str, tuple[Arch, list[float]]] = {}
+        found: dict[str, tuple[Arch, float]] = {}
         for space in spaces:
-            for row in profile.rows("network", space.fingerprint):
-                found.setdefault(row.arch.key, (row.arch, []))[1].append(row.measurement.latency_ms)
-        return cls([arch for arch, _ in found.values()], np.array([min(turns) for _, turns in found.values()], np.float64))
+            for arch, ms in profile.latencies("network", space.fingerprint).items():
+                found.setdefault(arch.key, (arch, ms))
+        return cls([arch for arch, _ in found.values()], np.array([ms for _, ms in found.values()], np.float64))
 
     def take(self, index: Sequence[int] | NDArray[np.intp]) -> Networks:
         return Networks([self.archs[i] for i in index], self.latency_ms[np.asarray(index, np.intp)])

@@ -25,24 +25,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return result
 
 
-def profile_table(title: str, ops: Mapping[PlacedOp, Measurement]) -> Table:
-    """Per op kind: how many, the latency of the median one, the range, spread between blocks, and the share of the total."""
-    kinds: dict[str, list[Measurement]] = defaultdict(list)
-    for placed, measurement in ops.items():
-        kinds[placed.op.name()].append(measurement)
-    total = sum(m.latency_ms for m in ops.values())
+def profile_table(title: str, ops: Mapping[PlacedOp, float]) -> Table:
+    """Per op kind: how many, the latency of the median one, the range, and the share of the total. `ops`: in ms."""
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for placed, ms in ops.items():
+        kinds[placed.op.name()].append(ms)
+    total = sum(ops.values())
     rows = []
-    for kind, found in sorted(kinds.items(), key=lambda item: -sum(m.latency_ms for m in item[1])):
-        times = sorted(m.latency_ms for m in found)
-        spread = sorted(m.iqr_ms / m.median_ms for m in found)[len(found) // 2]
-        stable = sum(m.stable for m in found) / len(found)
-        rows.append(
-            (
-                kind, str(len(found)), f"{1e3 * times[len(times) // 2]:.1f}", f"{1e3 * times[0]:.1f} to {1e3 * times[-1]:.1f}",
-                f"{spread:.0%}", f"{sum(times) / total:.0%}", f"{stable:.0%}",
-            )
-        )  # fmt: skip
-    return table(title, ("op", "count", "median us", "range us", "spread", "share", "stable"), rows)
+    for kind, found in sorted(kinds.items(), key=lambda item: -sum(item[1])):
+        times = sorted(found)
+        middle, least, most = (f"{1e3 * ms:.1f}" for ms in (times[len(times) // 2], times[0], times[-1]))
+        rows.append((kind, str(len(times)), middle, f"{least} to {most}", f"{sum(times) / total:.0%}"))
+    return table(title, ("op", "count", "median us", "range us", "share"), rows)
 
 
 def measurement_table(measurements: Mapping[str, Measurement]) -> Table:

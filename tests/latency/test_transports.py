@@ -24,8 +24,9 @@ from hwnas.latency import profile as profile_module
 from hwnas.latency.connection import Connection
 from hwnas.latency.device import Device
 from hwnas.latency.measure import Failure, canary_model, measure
-from hwnas.latency.profile import Profile, profile_space
+from hwnas.latency.profile import Profile
 from hwnas.latency.session import fingerprint as here
+from hwnas.latency.sweep import profile_space
 from hwnas.latency.target import Target, fingerprint
 from hwnas.placements import placed_ops
 from hwnas.plugins import known
@@ -187,12 +188,12 @@ def test_a_profile_through_three_killed_connections(device, kind, tmp_path, monk
 
     monkeypatch.setattr(Connection, "ask", dangerous)
     profile = Profile.open(tmp_path / "p.jsonl", there)
-    coverage = profile_space(profile, SPACE, networks=3, seconds_per_arch=0.01)
+    coverage = profile_space(profile, there, SPACE, networks=3, seconds_per_arch=0.01)
     assert len(killed) == 3
     assert coverage.measured == coverage.total == 1 + 3 + len(placed_ops(SPACE))
     assert profile.failures() == {}
     lines = (tmp_path / "p.jsonl").read_text().splitlines()[1:]
-    visits = Counter((row.kind, row.arch, row.turn) for kind in ("empty", "network", "op") for row in profile.rows(kind))
+    visits = Counter((v.kind, v.arch, v.turn) for kind in ("empty", "network", "op") for v in profile.visits(kind))
     assert len(lines) == len(visits) == 2 * coverage.total  # each turn of each, and none twice
     assert none_left(folder(there))
 

@@ -26,9 +26,8 @@ def fit(
     """Fits latency predictors to a profile; writes the best, predictor.json, and how far it is off, report.md."""
     from hwnas.latency.device import FOLDER, load_device
     from hwnas.latency.predictor import LatencyTable, Networks, best_predictor, check_complete, error_json, model_class
-    from hwnas.latency.profile import Profile, retest_error
+    from hwnas.latency.profile import Profile
     from hwnas.latency.reconcile import reconcile
-    from hwnas.latency.session import fingerprint
     from hwnas.report.latency import error_table, predictor_report, reconciliation_table
     from hwnas.report.progress import watch
     from hwnas.spaces import make_space
@@ -40,25 +39,25 @@ def fit(
     dims = {"input": read_dims(input)} if input else {}
     spaces = [make_space(text, **({} if "classes" in text else {"classes": classes}), **dims) for text in space]
     folder = profile or FOLDER / target.name
-    found = Profile.load(folder / "profile.jsonl", target)
+    found = Profile.load(folder / "profile.jsonl")
     check_complete(found, spaces)
     table, networks = LatencyTable.of(found), Networks.of(found, spaces)
     fitted, judged = networks.split(held_out)
     with watch(err_console) as tell:
         fits = best_predictor(table, fitted, [predictor] if predictor else (), lambda name: tell("fitting", 0, 1, name))
         tell("fitting", 1, 1, "")
-    retests = [r for r in (retest_error(found, where) for where in spaces) if r is not None]
+    retests = [r for r in (found.retest_error(where) for where in spaces) if r is not None]
     retest = sum(retests) / len(retests) if retests else None
     left_out = {name: p.error(retest) for name, p in fits.items()}
     unseen = {name: p.judge(judged, retest) for name, p in fits.items()}
     name, best = next(iter(fits.items()))
     where_time_goes = reconcile(found, spaces)
     about = {
-        "device": target.name, "fingerprint": fingerprint(target), "spaces": space,
+        "device": target.name, "fingerprint": found.fingerprint, "spaces": space,
         "left_out": error_json(left_out[name]), "held_out": error_json(unseen[name]),
     }  # fmt: skip
     best.save(folder / "predictor.json", about)
-    report = predictor_report(target.name, fingerprint(target), space, left_out, unseen, where_time_goes)
+    report = predictor_report(target.name, found.fingerprint, space, left_out, unseen, where_time_goes)
     write_file(folder / "report.md", report)
     if as_json:
         errors = {n: {"left_out": error_json(left_out[n]), "held_out": error_json(unseen[n])} for n in fits}

@@ -30,7 +30,8 @@ def profile(
     """Measures every distinct placed op of a space and whole networks. Interrupted, it continues with the same command."""
     from hwnas.latency.device import FOLDER, load_device
     from hwnas.latency.predictor import check_predictable, make_predictor
-    from hwnas.latency.profile import Profile, profile_space, retest_error
+    from hwnas.latency.profile import Profile
+    from hwnas.latency.sweep import profile_space
     from hwnas.placements import placed_ops
     from hwnas.plugins import known
     from hwnas.report.progress import watch
@@ -45,13 +46,13 @@ def profile(
     found = Profile.open((out or FOLDER / target.name) / "profile.jsonl", target)
     with watch(err_console) as tell:
         coverage = profile_space(
-            found, spaces, networks=networks, minutes=minutes, improve=True,
+            found, target, spaces, networks=networks, minutes=minutes, improve=True,
             progress=lambda phase, done, total: tell(phase, done, total, ""),
         )  # fmt: skip
     table_of_ops = found.ops()
     ops = {placed: table_of_ops[placed] for where in spaces for placed in placed_ops(where) if placed in table_of_ops}
     complete = all(not found.missing(where) for where in spaces) and coverage.measured == coverage.total
-    retests = [retest_error(found, where) for where in spaces]
+    retests = [found.retest_error(where) for where in spaces]
     errors = [
         {name: make_predictor(name, found, where).error(retest) for name in known("hwnas.latency.predictors")}
         for where, retest in zip(spaces, retests, strict=True)
@@ -59,7 +60,7 @@ def profile(
     ]
     failures = found.failures()
     if as_json:
-        measured = [{"op": str(p), **m.to_json()} for p, m in ops.items()]
+        measured = [{"op": str(placed), "latency_ms": ms} for placed, ms in ops.items()]
         predictors = {n: [vars(e[n]) for e in errors] for n in known("hwnas.latency.predictors")} if complete else {}
         print_json(
             {

@@ -48,7 +48,7 @@ def transfer(
     chosen = family.choose(samples)
     folder = out or FOLDER / target.name
     found = Profile.open(folder / "profile.jsonl", target)
-    have = {row.arch.key for row in found.rows("network", where.fingerprint)}
+    have = {visit.arch.key for visit in found.visits("network", where.fingerprint)}
     left = [arch for arch in chosen if arch.key not in have]
     if left:
         models = [to_onnx(arch, init_weights(arch)).SerializeToString() for arch in left]
@@ -59,10 +59,8 @@ def transfer(
             )  # fmt: skip
         for arch, number in zip(left, measured.models, strict=True):
             found.add("network", where.fingerprint, arch, 0, measured.canary.latency_ms, number)
-    lowest: dict[str, float] = {}
-    for row in found.rows("network", where.fingerprint):
-        lowest[row.arch.key] = min(row.measurement.latency_ms, lowest.get(row.arch.key, np.inf))
-    predictor = family.fit(chosen, np.array([lowest[arch.key] for arch in chosen]))
+    latencies = {arch.key: ms for arch, ms in found.latencies("network", where.fingerprint).items()}
+    predictor = family.fit(chosen, np.array([latencies[arch.key] for arch in chosen]))
     error = predictor.error(None)
     about = {
         "device": target.name, "fingerprint": fingerprint(target), "spaces": [space], "known": known,
@@ -70,7 +68,7 @@ def transfer(
     }  # fmt: skip
     predictor.save(folder / "predictor.json", about)
     if as_json:
-        print_json({"predictor": str(folder / "predictor.json"), "measured": lowest, "left_out": error_json(error)})
+        print_json({"predictor": str(folder / "predictor.json"), "measured": latencies, "left_out": error_json(error)})
         return
     out_console.print(error_table(f"{samples} networks on {target.name}, each left out once", {"transfer": error}))
     out_console.print(f"predictor: {folder / 'predictor.json'}", highlight=False)
