@@ -17,13 +17,13 @@ import onnx
 import pytest
 from fake_device import install
 from onnx import TensorProto, helper
-from runs import SPACE, answer, flags, run
 
 import hwnas.cli
 from hwnas.latency.session import providers
 from hwnas.lower.onnx import arch_text
 from hwnas.plugins import known
 from hwnas.report.run import RunFolder, read_weights
+from runs import SPACE, answer, flags, run
 
 COMMANDS = known("hwnas.cli.commands")
 HERE = Path(__file__).parent
@@ -254,10 +254,14 @@ def test_profile_as_json_and_as_a_table(call, tmp_path):
     assert set(found["predictors"]) >= {"lookup_table", "gaussian_process", "kernel_trees", "macs", "params"}
     assert found["predictors"]["macs"]["mape"] < 1e-6  # the device is linear in MACs
     assert all(m["latency_ms"] > 0 for m in found["ops"])
+    time = found["where_time_goes"]
+    assert time["networks"] == 6
+    assert time["end_to_end_ms"] == pytest.approx(time["isolated_ms"] - time["calls_ms"] + time["in_place_ms"])
     before = Path(found["profile"]).read_bytes()
     code, out, err = call(*arguments)
     assert (code, err) == (0, "")
     assert "mbconv" in out
+    assert "end to end" in out
     assert Path(found["profile"]).read_bytes() == before  # complete: nothing is measured again
 
 

@@ -31,9 +31,11 @@ def profile(
     from hwnas.latency.device import FOLDER, load_device
     from hwnas.latency.predictor import check_predictable, make_predictor
     from hwnas.latency.profile import Profile
+    from hwnas.latency.reconcile import reconcile
     from hwnas.latency.sweep import profile_space
     from hwnas.placements import placed_ops
     from hwnas.plugins import known
+    from hwnas.report.latency import reconciliation_table
     from hwnas.report.progress import watch
     from hwnas.report.tables import profile_table, table
     from hwnas.spaces import make_space
@@ -58,6 +60,7 @@ def profile(
         for where, retest in zip(spaces, retests, strict=True)
         if complete
     ]
+    where_time_goes = reconcile(found, spaces) if complete else None
     failures = found.failures()
     if as_json:
         measured = [{"op": str(placed), "latency_ms": ms} for placed, ms in ops.items()]
@@ -66,6 +69,7 @@ def profile(
             {
                 "profile": str(found.path), **vars(coverage), "failures": failures, "ops": measured,
                 "predictors": {n: e[0] if len(spaces) == 1 else e for n, e in predictors.items()},
+                "where_time_goes": where_time_goes and vars(where_time_goes),
             }
         )  # fmt: skip
         return
@@ -79,6 +83,8 @@ def profile(
         again = "none" if retest is None else f"{retest:.1%}"
         title = f"{where.input}: predictors on {counted} networks, each left out once; retest error {again}"
         out_console.print(table(title, ("predictor", "mean error", "within 10 %", "rank correlation"), rows))
+    if where_time_goes:
+        out_console.print(reconciliation_table(where_time_goes))
     for reason in sorted(set(failures.values())):
         count = sum(r == reason for r in failures.values())
         out_console.print(f"failed: {count} models: {reason}", highlight=False, soft_wrap=True)
