@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,50 +17,82 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from hwnas.errors import UserError
 from hwnas.latency.session import made_up
 
-CALIBRATION = 4  # inputs; the latency does not depend on the ranges that they give
+CALIBRATION = 4  # made-up inputs; the latency does not depend on the ranges that they give
+
+Inputs = dict[str, NDArray[Any]]  # by name, each a batch
 
 
-class _Inputs(CalibrationDataReader):  # type: ignore[misc]
-    """Inputs for calibration, each a batch of the only or of every input by name."""
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Hands out inputs for calibration."""
 
-    def __init__(self, inputs: list[dict[str, NDArray[Any]]]) -> None:
+    def __init__(self, inputs: Iterable[Inputs]) -> None:
         self._left = iter(inputs)
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> Inputs | None:
         return next(self._left, None)
 
 
 @lru_cache(maxsize=128)  # a profile visits each network several times
 def quantize(model: bytes) -> bytes:
-    """The model in int8, calibrated on seeded random input. One that is quantised already is returned as it is.
+    """The model in int8 to be measured, calibrated on seeded random input. One that is quantised already is returned as it is.
 
     UserError if the model cannot be quantised.
     """
+    loaded = _loaded(model)
+    if is_quantized(loaded):
+        return model
+    inputs = [_random(value) for value in _inputs(loaded)]
+    return _quantized(loaded, [{name: draws[i] for name, draws in inputs} for i in range(CALIBRATION)])
+
+
+def quantize_calibrated(model: bytes, images: NDArray[np.float32]) -> bytes:
+    """The model in int8 to be used: ranges are those that images [n, *dims] give its activations. Metadata stay.
+
+    UserError if the model cannot be quantised.
+    """
+    loaded = _loaded(model)
+    (value,) = _inputs(loaded)
+    return _quantized(loaded, ({value.name: image[None]} for image in images))
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def _loaded(model: bytes) -> onnx.ModelProto:
     try:
-        graph = onnx.load_from_string(model).graph
-        if any(node.op_type == "QuantizeLinear" for node in graph.node):
-            return model
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = [_random(value) for value in graph.input if value.name not in weights]
+        return onnx.load_from_string(model)
+    except DecodeError as error:
+        raise UserError("the model cannot be quantised", got=f"{type(error).__name__}: {error}") from None
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _quantized(model: onnx.ModelProto, inputs: Iterable[Inputs]) -> bytes:
+    try:
         with tempfile.TemporaryDirectory() as folder, _silence():
-            folded, result = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
-            _fold(model, folded)
-            reader = _Inputs([{name: draws[i] for name, draws in inputs} for i in range(CALIBRATION)])
+            folded, path = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
+            _fold(model.SerializeToString(), folded)
             quantize_static(
-                folded, result, reader, quant_format=QuantFormat.QDQ, per_channel=True,
+                folded, path, _Reader(inputs), quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             )  # fmt: skip
-            return result.read_bytes()
-    except UserError:
-        raise
+            result = onnx.load(path)
     except Exception as error:  # the quantiser raises whatever it meets
         raise UserError("the model cannot be quantised", got=f"{type(error).__name__}: {error}") from None
+    onnx.helper.set_model_props(result, {entry.key: entry.value for entry in model.metadata_props})
+    content: bytes = result.SerializeToString()
+    return content
 
 
 def _fold(model: bytes, path: Path) -> None:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwnas.errors import UserError
 from hwnas.latency.device import Device
 from hwnas.latency.measure import Failure, canary_model, measure
-from hwnas.latency.quantize import quantize
+from hwnas.latency.quantize import is_quantized, quantize, quantize_calibrated
 from hwnas.latency.session import Session
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.weights import init_weights
@@ -57,6 +57,24 @@ def test_it_is_the_same_every_time_and_what_is_quantised_stays_as_it_is():
     quantize.cache_clear()
     assert quantize(canary_model()) == once
     assert quantize(once) == once
+
+
+def test_calibration_takes_the_ranges_of_the_images_and_keeps_what_a_model_says_of_itself():
+    """Images a hundred times as large as made-up input: ranges taken from the latter would clip nearly all of them."""
+    arch = make_space("nasbench201(channels=4,cells=1)").decode((3, 3, 3, 2, 1, 3))
+    model = to_onnx(arch, init_weights(arch), {"hwnas.budget": "5 ms"}).SerializeToString()
+    images = 100 * np.random.default_rng(3).standard_normal((24, *arch.input.dims)).astype(np.float32)
+    calibrated = quantize_calibrated(model, images[:16])
+    expected = Session(model, HERE).predict(images[16:])
+    near, clipped = (np.abs(Session(m, HERE).predict(images[16:]) - expected).mean() for m in (calibrated, quantize(model)))
+    assert near < 0.05 * np.abs(expected).max() < clipped
+    loaded = onnx.load_from_string(calibrated)
+    assert is_quantized(loaded)
+    assert not is_quantized(onnx.load_from_string(model))
+    metadata = {entry.key: entry.value for entry in loaded.metadata_props}
+    assert metadata == {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}
+    assert metadata["hwnas.budget"] == "5 ms"
+    assert quantize(calibrated) == calibrated
 
 
 def symbolic() -> bytes:
