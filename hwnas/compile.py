@@ -40,7 +40,7 @@ from hwnas.report.progress import Watch, silent
 from hwnas.report.run import Attempt, Config, Input, Predicted, Quality, Report, RunFolder, Tradeoff, versions
 from hwnas.search.admission import Admission, Traits, smallest
 from hwnas.search.budget import LATENCY, Budget, describe
-from hwnas.search.loop import Candidate, run_search
+from hwnas.search.loop import Candidate, one_by_one, run_search
 from hwnas.search.pareto import pareto_front
 from hwnas.search.strategy import Score, Trial, make_strategy
 from hwnas.search.warm import WarmAdmission, prior_genotypes
@@ -183,7 +183,7 @@ class _Run:
         with self._phase("search"):
             history = _journal(self.folder.history, {"format": "hwnas history 1", "seed": self.config.seed})
             candidates = run_search(
-                strategy, self._evaluator(supernet, history), history, self.config.evaluations,
+                strategy, one_by_one(self._evaluator(supernet, history)), history, self.config.evaluations,
                 lambda c, done: self.watch("search", done, self.config.evaluations, f"accuracy {c.score.accuracy:.3f}"),
             )  # fmt: skip
         with self._phase("finalists"):

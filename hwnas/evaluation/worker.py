@@ -6,15 +6,19 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 import torch
 
 from hwnas.data import load_data
 from hwnas.errors import UserError
 from hwnas.evaluation.evaluator import Evaluator, Setting, make_evaluator
-from hwnas.evaluation.training_choices import OPTIONS, with_training_choices
+from hwnas.evaluation.training_choices import with_training_choices
 from hwnas.evaluation.workers import Task
+from hwnas.search.strategy import Trial
 from hwnas.spaces import make_space
+from hwnas.supernet.checkpoint import load_weights
+from hwnas.supernet.supernet import Supernet
 
 
 def build(task: Task) -> Evaluator:
@@ -22,8 +26,12 @@ def build(task: Task) -> Evaluator:
         importlib.import_module(name)
     dataset = load_data(task.data, seed=task.seed, size=task.size, limit=task.limit)
     space = make_space(task.space, input=dataset.input, classes=len(dataset.classes))
-    space = with_training_choices(space, {name: OPTIONS.get(name, ()) for name in task.training})
-    return make_evaluator(task.evaluator, Setting(space, dataset.search, dataset.augmentation, task.seed))
+    space = with_training_choices(space, task.training)
+    supernet = None
+    if task.supernet:
+        supernet = Supernet(space, task.seed)
+        load_weights(Path(task.supernet), supernet)
+    return make_evaluator(task.evaluator, Setting(space, dataset.search, dataset.augmentation, task.seed, supernet))
 
 
 def main() -> None:
@@ -36,8 +44,8 @@ def main() -> None:
         job = json.loads(line)
         try:
             evaluator = evaluator or build(task)
-            genotype = evaluator.setting.space.check(job["genotype"])
-            answer: dict[str, object] = {"metrics": evaluator.evaluate(genotype, job["fidelity"])}
+            trials = [Trial(evaluator.setting.space.check(t["genotype"]), t["fidelity"]) for t in job]
+            answer: dict[str, object] = {"metrics": evaluator.evaluate_many(trials)}
         except UserError as error:
             answer = {"error": str(error)}
         results.write(json.dumps(answer) + "\n")

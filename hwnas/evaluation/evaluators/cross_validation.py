@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedKFold
 from hwnas.data import SearchData, Split
 from hwnas.errors import UserError
 from hwnas.evaluation import evaluator
-from hwnas.evaluation.evaluator import Setting, check_fidelity, quality
+from hwnas.evaluation.evaluator import Metrics, Setting, check_fidelity, quality
 from hwnas.evaluation.training_choices import training_of
 from hwnas.lower.torch import to_torch
 from hwnas.space import Genotype
@@ -20,6 +20,8 @@ class Evaluator(evaluator.Evaluator):
 
     The metrics are means over the folds; `accuracy_deviation` is the standard deviation of their accuracies.
     """
+
+    sees_training = True
 
     def __init__(
         self, setting: Setting, folds: int = 5, epochs: int = 20, batch_size: int = 64, learning_rate: float = 0.1
@@ -33,7 +35,7 @@ class Evaluator(evaluator.Evaluator):
             raise UserError("cross-validation needs 2 folds or more and an image of each class in each", got=folds)
         self.split = StratifiedKFold(folds, shuffle=True, random_state=setting.seed)
 
-    def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> dict[str, float]:
+    def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> Metrics:
         check_fidelity(fidelity)
         setting = self.setting
         recipe, augmentation = training_of(setting.space, genotype, self.recipe, setting.augmentation, fidelity)
@@ -44,3 +46,6 @@ class Evaluator(evaluator.Evaluator):
             rows.append(quality(train_network(network, data, augmentation, recipe, seed=setting.seed).validation))
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         return {**means, "accuracy_deviation": float(np.std([row["accuracy"] for row in rows]))}
+
+    def images(self) -> float:
+        return self.split.n_splits * self.recipe.epochs * (3.0 * len(self.labels))
