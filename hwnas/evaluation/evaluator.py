@@ -67,7 +67,7 @@ class Evaluator(ABC):
         """
         return [self.evaluate(trial.genotype, trial.fidelity) for trial in trials]
 
-    def images(self) -> float:
+    def images_passed(self) -> float:
         """How many images one evaluation sends through a network, a pass backward counted as two: its price, roughly.
 
         Infinite where nobody knows: such an evaluation counts as dear.

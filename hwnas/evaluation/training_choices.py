@@ -89,6 +89,20 @@ def training_of(
     ), changed
 
 
+def checked_recipe(epochs: int, batch_size: int, learning_rate: float) -> Recipe:
+    """The recipe that an evaluator is asked for. UserError for values with which nothing can be trained."""
+    if type(epochs) is not int or epochs < 1 or type(batch_size) is not int or batch_size < 2:
+        raise UserError("training needs whole numbers epochs >= 1 and batch_size >= 2", got=(epochs, batch_size))
+    if type(learning_rate) not in (int, float) or not 0 < learning_rate < float("inf"):
+        raise UserError("a learning rate is above 0", got=learning_rate)
+    return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+
+
+def architecture(space: Space, genotype: Genotype) -> Genotype:
+    """The part that decides the network: all but the training choices, which are the last."""
+    return tuple(v for c, v in zip(space.choices, genotype, strict=False) if not c.name.startswith(PREFIX))
+
+
 def training_key(space: Space, genotype: Genotype) -> str:
     """What a genotype says of training, as text: with the arch's key it names what is evaluated."""
     pairs = zip(space.choices, genotype, strict=True)

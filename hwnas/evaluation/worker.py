@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
 
@@ -37,11 +40,14 @@ def build(task: Task) -> Evaluator:
 def main() -> None:
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the search, which ends its workers
+    jobs: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_read, args=(jobs,), daemon=True).start()
     task = Task(**json.loads(sys.argv[1]))
     torch.set_num_threads(task.threads)
     evaluator: Evaluator | None = None
-    for line in sys.stdin:
-        job = json.loads(line)
+    while True:
+        job = json.loads(jobs.get())
         try:
             evaluator = evaluator or build(task)
             trials = [Trial(evaluator.setting.space.check(t["genotype"]), t["fidelity"]) for t in job]
@@ -50,6 +56,13 @@ def main() -> None:
             answer = {"error": str(error)}
         results.write(json.dumps(answer) + "\n")
         results.flush()
+
+
+def _read(jobs: SimpleQueue[str]) -> None:
+    """Ends the process with its stdin, also amid a job: when the search is gone, however it went, nobody wants the result."""
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(0)
 
 
 if __name__ == "__main__":

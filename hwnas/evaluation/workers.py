@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import IO, Any
 
@@ -57,16 +59,22 @@ class Workers:
         for _ in range(count):
             self._idle.put(None)
         self._threads = ThreadPoolExecutor(count)
+        self._started: list[_Worker] = []
+        self._lock = Lock()
+        self._closed = False
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """At once, whatever they are at: after an error or an interrupt nobody waits for a training to end."""
+        with self._lock:
+            self._closed = True
+            for worker in self._started:
+                worker.process.kill()
         self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            worker = self._idle.get()
-            if worker:
-                worker.stop()
+        for worker in self._started:
+            worker.stop()
 
     def evaluate_groups(self, groups: Sequence[Sequence[Trial]]) -> Iterator[list[Metrics]]:
         """The metrics of each group's trials, in order, as soon as they are there.
@@ -80,7 +88,7 @@ class Workers:
         worker = self._idle.get()
         try:
             for _ in range(TRIES):
-                worker = worker or _Worker(self.task)
+                worker = worker or self._start()
                 answer = worker.ask(job)
                 if answer is not None:
                     break
@@ -97,11 +105,23 @@ class Workers:
             raise UserError(answer["error"])
         return [{name: float(value) for name, value in row.items()} for row in answer["metrics"]]
 
+    def _start(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            self._started.append(_Worker(self.task))
+            return self._started[-1]
+
 
 class _Worker:
+    """It imports what this process imports: a plug-in may lie beside the program."""
+
     def __init__(self, task: Task) -> None:
         command = [sys.executable, "-m", "hwnas.evaluation.worker", json.dumps(asdict(task))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )  # fmt: skip
 
     def ask(self, job: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The answer, or None if the process is gone."""

@@ -102,7 +102,7 @@ class TestEveryEvaluator:
         text = TEXTS[name] if name != "predictor" else f"predictor(known={[((*g, *tail), a) for g, a in KNOWN]})"
         evaluator = make_evaluator(text, setting(space))
         assert evaluator.evaluate((*GENOTYPES[0], *tail))
-        assert evaluator.images() >= 0
+        assert evaluator.images_passed() >= 0
 
 
 def test_metrics_are_those_of_sklearn():

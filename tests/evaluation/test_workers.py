@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -81,9 +80,7 @@ def dying(tmp_path, monkeypatch):
     deaths_seen.mkdir()
     (package / "__init__.py").write_text("")
     (package / "evaluator.py").write_text(DYING)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")  # workers import what this process imports
 
     def task(deaths: int) -> Task:
         return Task(SPACE, "digits", f"dying_plugin.evaluator(folder={str(deaths_seen)!r},deaths={deaths})", limit=60)

@@ -9,10 +9,10 @@ from hwnas.data import SearchData, Split
 from hwnas.errors import UserError
 from hwnas.evaluation import evaluator
 from hwnas.evaluation.evaluator import Metrics, Setting, check_fidelity, quality
-from hwnas.evaluation.training_choices import training_of
+from hwnas.evaluation.training_choices import checked_recipe, training_of
 from hwnas.lower.torch import to_torch
 from hwnas.space import Genotype
-from hwnas.supernet.train import Recipe, train_network
+from hwnas.supernet.train import train_network
 
 
 class Evaluator(evaluator.Evaluator):
@@ -27,11 +27,11 @@ class Evaluator(evaluator.Evaluator):
         self, setting: Setting, folds: int = 5, epochs: int = 20, batch_size: int = 64, learning_rate: float = 0.1
     ) -> None:
         super().__init__(setting)
-        self.recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        self.recipe = checked_recipe(epochs, batch_size, learning_rate)
         parts = (setting.data.train, setting.data.validation)
         self.images, self.labels = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "labels"))
         rarest = int(np.bincount(self.labels).min())
-        if not 2 <= folds <= rarest:
+        if type(folds) is not int or not 2 <= folds <= rarest:
             raise UserError("cross-validation needs 2 folds or more and an image of each class in each", got=folds)
         self.split = StratifiedKFold(folds, shuffle=True, random_state=setting.seed)
 
@@ -47,5 +47,5 @@ class Evaluator(evaluator.Evaluator):
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         return {**means, "accuracy_deviation": float(np.std([row["accuracy"] for row in rows]))}
 
-    def images(self) -> float:
-        return self.split.n_splits * self.recipe.epochs * (3.0 * len(self.labels))
+    def images_passed(self) -> float:
+        return 3.0 * self.split.get_n_splits() * self.recipe.epochs * len(self.labels)

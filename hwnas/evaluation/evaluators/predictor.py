@@ -32,7 +32,7 @@ class Evaluator(evaluator.Evaluator):
         row = np.array([_one_hot(self.setting.space, genotype)])
         return {"accuracy": float(np.clip(self.model.predict(row)[0], 0.0, 1.0))}
 
-    def images(self) -> float:
+    def images_passed(self) -> float:
         return 0.0
 
     def tables(self) -> list[np.ndarray]:

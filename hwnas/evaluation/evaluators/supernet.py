@@ -31,5 +31,5 @@ class Evaluator(evaluator.Evaluator):
         images = max(1, round(fidelity * len(data.validation)))
         return quality(evaluate(network, Split(data.validation.images[:images], data.validation.labels[:images])))
 
-    def images(self) -> float:
+    def images_passed(self) -> float:
         return float(len(self.setting.data.validation) + 512)  # the second for batch norm

@@ -38,5 +38,5 @@ class Evaluator(evaluator.Evaluator):
         passes = Passes(self.setting.arch(genotype), self.batches, self.setting.seed)
         return {name: proxy(passes) for name, proxy in self.proxies.items()}
 
-    def images(self) -> float:
+    def images_passed(self) -> float:
         return 3.0 * sum(len(labels) for _, labels in self.batches)

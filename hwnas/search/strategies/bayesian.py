@@ -29,19 +29,27 @@ _SOFTENING = 0.25  # keeps the best at a finite place of the stretched scale
 class Strategy(strategy.Strategy):
     """`initial` random trials, then the largest `acquisition`: `ei`, or `ucb` with `beta` standard deviations.
 
+    larger: each of the first is the largest of so many samples, which a budget makes a good guess; 1 for plain random ones.
     front: a metric, such as `latency_ms`, over which a whole Pareto front is sought: the expected growth of its hypervolume.
     Small spaces are judged as a whole, larger ones by an evolving pool.
     """
 
     def __init__(
         self, admission: Admission, seed: int, initial: int = 10, acquisition: str = "ei", beta: float = 2.0, front: str = "",
+        larger: int = 4,
     ) -> None:  # fmt: skip
         super().__init__(admission, seed)
-        if initial < 2 or acquisition not in ("ei", "ucb"):
+        if type(initial) is not int or initial < 2 or acquisition not in ("ei", "ucb"):
             raise UserError("bayesian needs initial >= 2 and acquisition ei or ucb", got=(initial, acquisition))
-        if front and front not in admission.traits(admission.fallback).metrics:
-            raise UserError("front names a metric that is predicted here", got=front)
+        if type(larger) is not int or larger < 1:
+            raise UserError("bayesian takes the largest of a whole number of samples, at least 1", got=larger)
+        known = admission.traits(admission.fallback).metrics
+        if front and front not in known:
+            raise UserError(
+                "front names a metric that is known beforehand", got=front, remedy=f"known here: {', '.join(known) or 'none'}"
+            )
         self.initial, self.acquisition, self.beta, self.front = initial, acquisition, beta, front
+        self.larger = 1 if front else larger  # a front has small networks too
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.pool: Pool | None = None
@@ -50,7 +58,7 @@ class Strategy(strategy.Strategy):
     def ask(self, count: int = 1) -> list[Trial]:
         left = self.initial - len(self.told)
         if left > 0:
-            return [Trial(self.fresh(lambda: self.admission.sample(self.rng))) for _ in range(min(count, left))]
+            return [Trial(self.fresh(self._first)) for _ in range(min(count, left))]
         self.pool = pool = self.pool or Pool(self.admission, self.rng)
         for genotype, _ in self.told[len(pool.asked) :]:
             pool.ask(genotype)
@@ -69,6 +77,16 @@ class Strategy(strategy.Strategy):
             trials.append(Trial(pool.genotypes[chosen]))
             y, proposals = np.append(y, mean[chosen]), 0  # later ones of a batch believe what is expected of this one
         return trials
+
+    def ranking(self) -> list[Genotype]:
+        """The networks that were not asked for, best expectation first; none where the space is too large to be listed."""
+        if self.pool is None or self.process is None or not self.pool.complete:
+            return []
+        mean, _ = self.process.predict(self.pool.distances())
+        return [self.pool.genotypes[row] for row in sorted(self.pool.unasked(), key=lambda row: -mean[row])]
+
+    def _first(self) -> Genotype:
+        return self.admission.promising(self.rng, self.larger)
 
     def _worth(self, pool: Pool, mean: Array, deviation: Array, y: Array) -> Array:
         """What each candidate promises within the budget [rows]."""
