@@ -33,6 +33,7 @@ class Evaluator(evaluator.Evaluator):
         rarest = int(np.bincount(self.labels).min())
         if type(folds) is not int or not 2 <= folds <= rarest:
             raise UserError("cross-validation needs 2 folds or more and an image of each class in each", got=folds)
+        self.folds = folds
         self.split = StratifiedKFold(folds, shuffle=True, random_state=setting.seed)
 
     def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> Metrics:
@@ -48,4 +49,4 @@ class Evaluator(evaluator.Evaluator):
         return {**means, "accuracy_deviation": float(np.std([row["accuracy"] for row in rows]))}
 
     def images_passed(self) -> float:
-        return 3.0 * self.split.get_n_splits() * self.recipe.epochs * len(self.labels)
+        return 3.0 * self.folds * self.recipe.epochs * len(self.labels)

@@ -59,18 +59,14 @@ class Strategy(strategy.Strategy):
         left = self.initial - len(self.told)
         if left > 0:
             return [Trial(self.fresh(self._first)) for _ in range(min(count, left))]
-        self.pool = pool = self.pool or Pool(self.admission, self.rng)
-        for genotype, _ in self.told[len(pool.asked) :]:
-            pool.ask(genotype)
+        pool = self._judged_pool()
         best = sorted(self.told, key=lambda told: told[1].rank, reverse=True)[:_PARENTS]
         pool.grow([genotype for genotype, _ in best])
-        y = (clipped if self.front else stretched)(np.array([score.accuracy for _, score in self.told]))
+        y = self._values()
         proposals = _PROPOSALS if self.process else _FIRST_PROPOSALS
         trials = []
         for _ in range(count):
-            between = pool.distances()[:, :, pool.asked].astype(np.float64)
-            self.process = fit_block_gp(between, y, self.numbers, self.process, proposals)
-            mean, deviation = self.process.predict(pool.distances())
+            mean, deviation = self._judge(pool, y, proposals)
             worth = self._worth(pool, mean, deviation, y) * pool.chances
             chosen = int(np.argmax(np.where(pool.open(), worth, -np.inf)))
             pool.ask(pool.genotypes[chosen])
@@ -80,10 +76,28 @@ class Strategy(strategy.Strategy):
 
     def ranking(self) -> list[Genotype]:
         """The networks that were not asked for, best expectation first; none where the space is too large to be listed."""
-        if self.pool is None or self.process is None or not self.pool.complete:
+        if self.admission.space.size > self.admission.listing:
             return []
-        mean, _ = self.process.predict(self.pool.distances())
-        return [self.pool.genotypes[row] for row in sorted(self.pool.unasked(), key=lambda row: -mean[row])]
+        pool = self._judged_pool()
+        mean, _ = self._judge(pool, self._values(), _PROPOSALS)
+        return [pool.genotypes[row] for row in sorted(pool.unasked(), key=lambda row: -mean[row])]
+
+    def _judged_pool(self) -> Pool:
+        """The pool, which knows all that was told."""
+        self.pool = self.pool or Pool(self.admission, self.rng)
+        for genotype, _ in self.told[len(self.pool.asked) :]:
+            self.pool.ask(genotype)
+        return self.pool
+
+    def _values(self) -> Array:
+        """What was told, on the scale of the process [told]."""
+        return (clipped if self.front else stretched)(np.array([score.accuracy for _, score in self.told]))
+
+    def _judge(self, pool: Pool, y: Array, proposals: int) -> tuple[Array, Array]:
+        """Mean and deviation of every candidate [rows], by a process that knows y [asked]."""
+        between = pool.distances()[:, :, pool.asked].astype(np.float64)
+        self.process = fit_block_gp(between, y, self.numbers, self.process, proposals)
+        return self.process.predict(pool.distances())
 
     def _first(self) -> Genotype:
         return self.admission.promising(self.rng, self.larger)
