@@ -103,6 +103,20 @@ def test_several_budgets_hold_at_once(call, undisturbed, tmp_path):
     assert found["params"] <= 2500
 
 
+def test_another_evaluator_with_training_choices_in_workers(call, undisturbed, tmp_path):
+    arguments = flags(
+        tmp_path / "run", undisturbed / "profile", evaluator="short_training(epochs=1)", evaluations=4, batch=4,
+        epochs=1, training="learning_rate",
+    )  # fmt: skip
+    code, out, err = call(*arguments, "--training", "batch_size=16,32")
+    assert (code, err) == (0, "")
+    found = json.loads((tmp_path / "run/report.json").read_text())
+    assert found["config"]["training"] == {"learning_rate": [0.01, 0.03, 0.1, 0.3], "batch_size": [16, 32]}
+    rate, size = found["choices"]["train.learning_rate"], found["choices"]["train.batch_size"]
+    assert f"recipe    learning_rate {rate}, batch_size {size}" in out
+    assert "supernet" not in found["seconds"]
+
+
 def test_show_a_run(call, undisturbed):
     code, out, err = call("show", undisturbed / "run", "--json")
     assert (code, err) == (0, "")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from command_line import ENVIRONMENT, HERE
@@ -149,6 +150,20 @@ def test_stopped_anywhere_a_joint_search_goes_on_to_the_same_answer(joint, tmp_p
                 run(tmp_path, f"stopped{stop}", **JOINT)
         run(tmp_path, f"stopped{stop}", **JOINT, resume=True)
         assert answer(tmp_path / f"stopped{stop}") == answer(joint / "run")
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(joint, folder, monkeypatch):
+    shutil.copytree(joint, folder, dirs_exist_ok=True)
+    (folder / "run/report.json").unlink()
+    monkeypatch.setattr("hwnas.compile.torch", SimpleNamespace(get_num_threads=lambda: 7))
+    run(folder, **JOINT, resume=True)
+    assert answer(folder / "run") == answer(joint / "run")
+    with pytest.raises(UserError, match="another threads: 1"):
+        run(folder, **JOINT, resume=True, threads=2)
+    assert run(folder, "shared", evaluations=1, supernet_epochs=1, epochs=1).config.threads == 7
+    (folder / "shared/report.json").unlink()
+    monkeypatch.setattr("hwnas.compile.torch", SimpleNamespace(get_num_threads=lambda: 3))
+    assert run(folder, "shared", evaluations=1, supernet_epochs=1, epochs=1, resume=True).config.threads == 7
 
 
 def test_other_training_choices_are_another_question(joint, tmp_path):

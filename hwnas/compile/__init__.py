@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from hwnas.compile.phases import answer
 from hwnas.compile.prediction import dry_admission
 from hwnas.compile.run import Question, Run
@@ -50,7 +52,7 @@ def compile_network(
     evaluations: int = 300,
     batch: int = DEFAULT_BATCH,
     workers: int = 1,
-    threads: int = 1,
+    threads: int | None = None,
     supernet_epochs: int = 40,
     sampling: str = "uniform",
     epochs: int = 60,
@@ -71,7 +73,8 @@ def compile_network(
     hyper-parameters to search with the architecture, for an evaluator that trains: `learning_rate`, or `batch_size=32,64`, or
     `all`; the winner is trained with those found. evaluations: candidates evaluated, `batch` at a time where the strategy can
     propose as many without knowing each other's worth. workers: processes that evaluate, this one if it is one. threads: of
-    each evaluation. What is found depends on batch and threads, never on workers.
+    each evaluation, by default one where it trains and else all there are. What is found depends on batch and threads, never on
+    workers.
 
     inherit: train the winner from the supernet's weights instead of from scratch. size, limit: resize images, take that many
     of them. profile: folder of the device's profile, by default `latency_models/<device>`; what it lacks of the space is
@@ -86,7 +89,7 @@ def compile_network(
         raise UserError("sampling is uniform or sandwich", got=sampling)
     if min(evaluations, supernet_epochs, epochs) < 1:
         raise UserError("evaluations and epochs are at least 1", got=(evaluations, supernet_epochs, epochs))
-    if min(batch, workers, threads) < 1:
+    if min(batch, workers, 1 if threads is None else threads) < 1:
         raise UserError("batch, workers and threads are at least 1", got=(batch, workers, threads))
     if workers > batch:
         raise UserError(
@@ -94,13 +97,16 @@ def compile_network(
             remedy=f"ask for a batch of {workers}: what is found depends on the batch, never on the workers",
         )  # fmt: skip
     target = _target(device)
-    for package, plugin, kind in (
+    for package, plugin, what in (
         ("search.strategies", strategy, "strategy"),
         ("latency.predictors", predictor, "latency predictor"),
     ):
-        load_plugin(f"hwnas.{package}", parse_call(plugin, kind)[0], kind)
+        load_plugin(f"hwnas.{package}", parse_call(plugin, what)[0], what)
     options = parse_training(training)
-    _check_evaluator(evaluator, bool(options), inherit)
+    kind = _evaluator_class(evaluator, bool(options), inherit)
+    if threads is None:
+        goes_on = resume and folder.config.exists()
+        threads = folder.read_config().threads if goes_on else 1 if kind.sees_training else torch.get_num_threads()
     dataset = load_data(data, seed=seed, size=size, limit=limit, progress=lambda done, total: watch("data", done, total, ""))
     networks = _networks(space, dataset)
     searched = with_training_choices(networks, options)
@@ -112,7 +118,9 @@ def compile_network(
         supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, seed=seed,
         prior=[list(g) for g in prior_genotypes(RunFolder(Path(warm_start)).history, searched)[:_PRIOR]] if warm_start else [],
     )  # fmt: skip
-    judge = _evaluator(evaluator, searched, dataset, seed)
+    # The supernet, if one is needed, is trained later.
+    supernet = Supernet(searched, seed) if kind.needs_supernet else None
+    judge = make_evaluator(evaluator, Setting(searched, dataset.search, dataset.augmentation, seed, supernet))
     if folder.path.exists():
         folder.start(config, resume)  # a folder that may not be used is refused before any work
     if folder.report.exists():
@@ -134,7 +142,8 @@ def _target(name: str) -> Device:
     return device
 
 
-def _check_evaluator(text: str, training: bool, inherit: bool) -> None:
+def _evaluator_class(text: str, training: bool, inherit: bool) -> type[Evaluator]:
+    """Of the evaluator, if it does what else is asked for."""
     kind = find_evaluator(text)
     if training and not kind.sees_training:
         raise UserError(
@@ -146,6 +155,7 @@ def _check_evaluator(text: str, training: bool, inherit: bool) -> None:
             "a winner inherits weights from a supernet, and this evaluator trains none", got=text,
             remedy="choose the evaluator supernet, or train the winner from scratch",
         )  # fmt: skip
+    return kind
 
 
 def _networks(text: str, dataset: Dataset) -> Space:
@@ -159,12 +169,6 @@ def _networks(text: str, dataset: Dataset) -> Space:
             "the space's classes must be the data's", got=f"{arch.specs[arch.output].dims[0]} and {len(dataset.classes)}"
         )
     return space
-
-
-def _evaluator(text: str, space: Space, dataset: Dataset, seed: int) -> Evaluator:
-    """With a supernet if it needs one, which is not trained yet."""
-    supernet = Supernet(space, seed) if find_evaluator(text).needs_supernet else None
-    return make_evaluator(text, Setting(space, dataset.search, dataset.augmentation, seed, supernet))
 
 
 def _data_fingerprint(dataset: Dataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -20,7 +21,9 @@ LISTED = make_space("chain(kind='dense', input=(4,), classes=3, layers=2, widths
 LARGE = make_space("nasbench201(input=(1,4,4), classes=3, channels=2, cells=1)")
 
 
+@cache
 def traits(space):
+    @cache
     def of(genotype):
         arch = simplify(space.decode(genotype))
         return Traits(arch.key, {"macs": float(cost(arch).macs), "params": 1.0})
@@ -84,7 +87,7 @@ def test_in_a_larger_space_evolution_goes_on_from_the_best():
     first = asked(strategy, 20)
     best = sorted(first, key=lambda g: worth(g).rank)[-1]
     assert strategy.rest == []
-    later = asked(strategy, 120)
+    later = asked(strategy, 80)
     assert best in [g for g, _ in strategy.evolution.population] or max(map(sum, later)) >= sum(best)
     assert sum(map(sum, later[-40:])) / 40 > sum(map(sum, first[:10])) / 10
 

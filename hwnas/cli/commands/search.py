@@ -31,7 +31,10 @@ def search(
     evaluations: Annotated[int, typer.Option(min=1, help="Candidates to evaluate.")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Candidates to propose at a time, where the strategy can.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate; the result does not depend on them.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each evaluation.")] = 1,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Threads of each evaluation. Default: one where it trains, else all."),
+    ] = None,
     supernet_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the supernet.")] = 40,
     sampling: Annotated[str, typer.Option(help="Paths a supernet step trains: uniform or sandwich.")] = "uniform",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the winner, at most.")] = 60,
