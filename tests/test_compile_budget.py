@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_device import slowed
+from fake_device import install, slowed
+from fake_device import measure as fake_measure
 
 import hwnas.compile.phases
 import hwnas.compile.run
 from hwnas.errors import UserError
+from hwnas.latency.measure import Measured, summarize
 from hwnas.lower.onnx import arch_text
 from hwnas.ops import read_arch
 from hwnas.report.run import RunFolder
@@ -56,6 +58,30 @@ def test_every_kind_of_budget_is_kept(folder, budget):
     assert all(r["metrics"][m] <= limit for r in rows for m, limit in limits.items())
     measured_latency = "latency_ms" in limits
     assert (report.predicted is not None) == measured_latency == (folder / "run/profile.jsonl").exists()
+
+
+def test_judged_by_its_p90_the_winner_keeps_the_budget_nine_times_in_ten(folder, monkeypatch):
+    """A device on which three blocks in ten are quiet, and the others take half as long again."""
+
+    def restless(models, device, **arguments):
+        found = fake_measure(models, device, **arguments)
+        times = [summarize([m.latency_ms] * 3 + [1.5 * m.latency_ms] * 7, 1, True, 0.0) for m in found.models]
+        return Measured(times, found.canary)
+
+    install(monkeypatch.setattr, restless)
+    fast = {"evaluations": 5, "supernet_epochs": 1, "epochs": 1, "budget": "0.09ms", "profile": folder / "restless"}
+    quiet, judged = run(folder, **fast), run(folder, "judged", judge="p90", **fast)
+    assert quiet.succeeded
+    assert judged.succeeded
+    assert judged.measured.p90_ms <= 0.09
+    for report, factor in ((quiet, 1.0), (judged, 1.5)):
+        best = next(a for a in report.finalists if a.key == report.key)
+        assert best.measured_ms == pytest.approx(factor * report.measured.latency_ms, rel=1e-6)
+        assert best.predicted_ms == pytest.approx(best.measured_ms, rel=1e-3)  # what is predicted is what is judged
+    rows = [json.loads(line) for line in (folder / "judged/history.jsonl").read_text().splitlines()[1:]]
+    assert all(r["metrics"]["latency_ms"] <= 0.09 for r in rows)
+    with pytest.raises(UserError, match="judge is quiet or p90; got 'p99'"):
+        run(folder, "other", judge="p99")
 
 
 def test_a_missed_budget_is_said_with_what_was_tried(folder, monkeypatch):

@@ -49,6 +49,7 @@ def compile_network(
     predictor: str = DEFAULT_PREDICTOR,
     evaluator: str = "supernet",
     training: Sequence[str] = (),
+    judge: str = "quiet",
     evaluations: int = 300,
     batch: int = DEFAULT_BATCH,
     workers: int = 1,
@@ -76,6 +77,8 @@ def compile_network(
     each evaluation, by default one where it trains and else all there are. What is found depends on batch and threads, never on
     workers.
 
+    judge: what of a measured latency the budget limits, its `quiet`-state estimate or its `p90`.
+
     inherit: train the winner from the supernet's weights instead of from scratch. size, limit: resize images, take that many
     of them. profile: folder of the device's profile, by default `latency_models/<device>`; what it lacks of the space is
     measured first. warm_start: folder of a finished run of the same space, for another device or on other data: what was good
@@ -85,8 +88,9 @@ def compile_network(
     measured winner keeps the budget.
     """
     folder, limits = RunFolder(Path(out)), Budget.parse(budget)
-    if sampling not in ("uniform", "sandwich"):
-        raise UserError("sampling is uniform or sandwich", got=sampling)
+    for what, value, known in (("sampling", sampling, ("uniform", "sandwich")), ("judge", judge, ("quiet", "p90"))):
+        if value not in known:
+            raise UserError(f"{what} is {' or '.join(known)}", got=value)
     if min(evaluations, supernet_epochs, epochs) < 1:
         raise UserError("evaluations and epochs are at least 1", got=(evaluations, supernet_epochs, epochs))
     if min(batch, workers, 1 if threads is None else threads) < 1:
@@ -114,19 +118,20 @@ def compile_network(
     config = Config(
         space=space, space_fingerprint=networks.fingerprint, data=data, data_fingerprint=_data_fingerprint(dataset), size=size,
         limit=limit, device=device, budget=dict(limits.limits), strategy=strategy, predictor=predictor, evaluator=evaluator,
-        training={n: list(values) for n, values in options.items()}, evaluations=evaluations, batch=batch, threads=threads,
+        training={n: list(values) for n, values in options.items()}, judge=judge,
+        evaluations=evaluations, batch=batch, threads=threads,
         supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, seed=seed,
         prior=[list(g) for g in prior_genotypes(RunFolder(Path(warm_start)).history, searched)[:_PRIOR]] if warm_start else [],
     )  # fmt: skip
     # The supernet, if one is needed, is trained later.
     supernet = Supernet(searched, seed) if kind.needs_supernet else None
-    judge = make_evaluator(evaluator, Setting(searched, dataset.search, dataset.augmentation, seed, supernet))
+    scorer = make_evaluator(evaluator, Setting(searched, dataset.search, dataset.augmentation, seed, supernet))
     if folder.path.exists():
         folder.start(config, resume)  # a folder that may not be used is refused before any work
     if folder.report.exists():
         return folder.read_report()
     profile_path = (Path(profile) if profile else FOLDER / target.name) / "profile.jsonl"
-    question = Question(config, limits, target, dataset, networks, judge)
+    question = Question(config, limits, target, dataset, networks, scorer)
     return answer(Run(question, folder, profile_path, workers, resume, watch))
 
 

@@ -35,7 +35,8 @@ def measure_finalists(run: Run, candidates: Sequence[Candidate]) -> list[Attempt
         for candidate, arch, found in zip(left, archs, measured, strict=True):
             attempt = Attempt(
                 key=candidate.key, genotype=list(candidate.genotype), search_accuracy=candidate.score.accuracy,
-                predicted_ms=candidate.metrics.get(LATENCY), measured_ms=found.latency_ms, exceeds_by=exceeds(run, arch, found),
+                predicted_ms=candidate.metrics.get(LATENCY), measured_ms=question.judged_ms(found),
+                exceeds_by=exceeds(run, arch, found),
             )  # fmt: skip
             journal.append(attempt.model_dump())
             attempts.append(attempt)
@@ -46,4 +47,4 @@ def measure_finalists(run: Run, candidates: Sequence[Candidate]) -> list[Attempt
 
 def exceeds(run: Run, arch: Arch, found: Measurement) -> float:
     """By what share a measured network exceeds the budget."""
-    return run.question.budget.violation({**costs(arch), LATENCY: found.latency_ms})
+    return run.question.budget.violation({**costs(arch), LATENCY: run.question.judged_ms(found)})

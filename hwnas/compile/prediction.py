@@ -6,6 +6,8 @@ import random
 from dataclasses import asdict
 from statistics import NormalDist, fmean
 
+import numpy as np
+
 from hwnas.compile.run import Run
 from hwnas.errors import UserError
 from hwnas.evaluation.training_choices import architecture, training_key
@@ -44,12 +46,15 @@ class Prediction:
         self.run, self.question = run, run.question
         self.profile: Profile | None = None
         self.predictor: LatencyPredictor | None = None
+        self.tail = 1.0  # what the budget limits of a latency, over the quiet latency that is predicted
         if LATENCY in self.question.budget.limits:
             check_predictable(self.question.networks)
             with run.phase("profile"):
                 self.profile = self._measured()
                 run.canary_ms = self.profile.canary_ms
                 self.predictor = make_predictor(self.question.config.predictor, self.profile, self.question.networks)
+                seen = [visit.measurement for visit in self.profile.visits("network")]
+                self.tail = float(np.median([self.question.judged_ms(m) / m.latency_ms for m in seen]))
         self._known: dict[Genotype, tuple[Traits, dict[str, float]]] = {}  # by architecture: with its bounds
 
     def _measured(self) -> Profile:
@@ -99,9 +104,10 @@ class Prediction:
             bounds, chance = metrics, 1.0
             if self.predictor:
                 predicted = self.predictor.predict([arch])[0]
-                metrics = {**metrics, LATENCY: predicted.latency_ms}
-                bounds = {**metrics, LATENCY: predicted.high_ms}
-                chance = self._chance(predicted.latency_ms, predicted.high_ms)
+                latency_ms, highest_ms = self.tail * predicted.latency_ms, self.tail * predicted.high_ms
+                metrics = {**metrics, LATENCY: latency_ms}
+                bounds = {**metrics, LATENCY: highest_ms}
+                chance = self._chance(latency_ms, highest_ms)
             self._known[network] = Traits(arch.key, metrics, structure(arch), chance), bounds
         return self._known[network]
 

@@ -58,6 +58,10 @@ class Question:
         """The supernet's, or where there is none random ones: a latency does not depend on them."""
         return derive(self.supernet, genotype) if self.supernet else init_weights(self.arch(genotype), self.config.seed)
 
+    def judged_ms(self, found: Measurement) -> float:
+        """What the budget limits of a measured latency."""
+        return found.p90_ms if self.config.judge == "p90" else found.latency_ms
+
     def input(self) -> Input:
         """What the network is fed."""
         data = self.dataset

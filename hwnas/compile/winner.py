@@ -44,7 +44,7 @@ def train_finalist(run: Run, attempt: Attempt, predicted: Predicted | None) -> W
     difference = verify(model, network, dataset.test.split.images[:256])
     with run.phase("measuring"):
         (found,) = run.measure([model], "measuring")
-    attempt = attempt.model_copy(update={"measured_ms": found.latency_ms, "exceeds_by": exceeds(run, arch, found)})
+    attempt = attempt.model_copy(update={"measured_ms": question.judged_ms(found), "exceeds_by": exceeds(run, arch, found)})
     return Winner(attempt, network, trained, model, difference, found)
 
 

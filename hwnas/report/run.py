@@ -44,6 +44,7 @@ class Config(BaseModel):
     predictor: str
     evaluator: str = "supernet"
     training: dict[str, list[float]] = {}  # hyper-parameters that are searched too, with their options
+    judge: str = "quiet"  # what of a measured latency the budget limits: quiet, or p90
     evaluations: int
     batch: int = 1
     threads: int = 1

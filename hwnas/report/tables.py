@@ -65,7 +65,8 @@ def report_lines(report: Report) -> list[str]:
     found = report.measured
     unstable = "" if found.stable else f"; UNSTABLE: lowest blocks {found.error:.1%} apart, {found.steal:.1%} of time stolen"
     lines = [
-        f"budget    {limits} on {report.config.device}: {'kept' if report.succeeded else 'MISSED'}",
+        f"budget    {limits}{' (p90)' if report.config.judge == 'p90' else ''} on {report.config.device}:"
+        f" {'kept' if report.succeeded else 'MISSED'}",
         f"latency   {found.latency_ms:.4f} ms measured when quiet"
         f" (median {found.median_ms:.4f}, p90 {found.p90_ms:.4f}){unstable}",
     ]

@@ -28,6 +28,7 @@ def search(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Hyper-parameter to search too: learning_rate, or batch_size=32,64, or all; may be repeated."),
     ] = None,
+    judge: Annotated[str, typer.Option(help="What of a measured latency the budget limits: quiet or p90.")] = "quiet",
     evaluations: Annotated[int, typer.Option(min=1, help="Candidates to evaluate.")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Candidates to propose at a time, where the strategy can.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate; the result does not depend on them.")] = 1,
@@ -63,7 +64,7 @@ def search(
     with watch(err_console) as tell:
         report = compile_network(
             space, data, device, budget, out, strategy=strategy, predictor=predictor, evaluator=evaluator,
-            training=training or (), evaluations=evaluations, batch=batch, workers=workers, threads=threads,
+            training=training or (), judge=judge, evaluations=evaluations, batch=batch, workers=workers, threads=threads,
             supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, size=size, limit=limit,
             seed=seed, profile=profile, warm_start=warm_start, resume=resume, watch=tell,
         )  # fmt: skip
