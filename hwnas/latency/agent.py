@@ -28,6 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -154,12 +155,12 @@ class Agent:
 
     def do_hello(self, settings: dict[str, Any], cores: list[int], blob: bytes) -> dict[str, Any]:
         self._settings = SimpleNamespace(**settings)
-        pin(self._settings.threads, cores, accelerated=not self._settings.provider.startswith("CPU"))
+        chosen = pin(self._settings.threads, cores, accelerated=not self._settings.provider.startswith("CPU"))
         try:
             from hwnas.latency.session import Session, fingerprint
         except ImportError as error:
             raise UserError(f"{sys.executable} lacks what measuring needs", got=str(error)) from None
-        self._open_session = self._open_session or Session
+        self._open_session = self._open_session or partial(Session, cores=chosen)
         return {"fingerprint": fingerprint(self._settings)}
 
     def do_put(self, digest: str, blob: bytes) -> dict[str, Any]:
@@ -184,16 +185,19 @@ class Agent:
         return {"ms": milliseconds, "stolen": after[0] - stolen, "ticks": after[1] - total}
 
 
-def pin(threads: int, wanted: list[int], accelerated: bool) -> None:
-    """Keeps this process on these cores; without any, on as many as it has threads, where the system allows it.
+def pin(threads: int, wanted: list[int], accelerated: bool) -> list[int]:
+    """Keeps this process on these cores; without any, on as many as it has threads, where the system allows it. Returns them.
 
     UserError if they are not there. A process that drives an accelerator is left free: its driver has threads of its own.
     """
     allowed = cores()
     if wanted and not set(wanted) <= set(allowed):
         raise UserError("the device's cores must be there", got=wanted, remedy=f"available: {allowed}")
-    if allowed and (wanted or not accelerated):
-        os.sched_setaffinity(0, wanted or allowed[-threads:])
+    if not allowed or (accelerated and not wanted):
+        return []
+    chosen = wanted or allowed[-threads:]
+    os.sched_setaffinity(0, chosen)
+    return chosen
 
 
 def write_frame(stream: IO[bytes], message: dict[str, Any], blob: bytes = b"") -> None:

@@ -36,8 +36,8 @@ class Settings(Protocol):
 class Model(Protocol):
     """A loaded model. `run` infers on the bound input and returns when the result is there; `predict` on a given one."""
 
-    def __init__(self, content: bytes, settings: Settings, batch: int) -> None:
-        """Loads a serialized ONNX model.
+    def __init__(self, content: bytes, settings: Settings, batch: int, cores: Sequence[int]) -> None:
+        """Loads a serialized ONNX model. `cores`: those that this process is kept on, if it is.
 
         Raises UserError if the bytes are not a model, or the provider cannot run all of it by itself.
         """
@@ -110,9 +110,10 @@ class Session:
     run it on made-up input.
     """
 
-    def __init__(self, model: bytes, settings: Settings, batch: int = 1) -> None:
+    def __init__(self, model: bytes, settings: Settings, batch: int = 1, cores: Sequence[int] = ()) -> None:
+        """`cores`: those that this process is kept on; as many as threads, and each thread keeps to one of its own."""
         fingerprint(settings)  # refuses what is not here
-        self._model = load_runtime(settings.runtime).Model(model, settings, batch)
+        self._model = load_runtime(settings.runtime).Model(model, settings, batch, cores)
         self.run = self._model.run  # the loop that is timed calls the runtime without a detour
         try:
             self.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from hwnas.errors import UserError
 from hwnas.latency.session import Settings, made_up, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _LEVELS = {
@@ -40,7 +43,7 @@ def providers() -> list[str]:
 class Model:
     """ONNX Runtime would fall back to the processor in silence, and the number would be of something else: that is refused."""
 
-    def __init__(self, content: bytes, settings: Settings, batch: int) -> None:
+    def __init__(self, content: bytes, settings: Settings, batch: int, cores: Sequence[int]) -> None:
         self._memory = _MEMORY.get(settings.provider, "cpu")
         if self._memory == "cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls(msvc=False)  # CUDA's libraries from Python packages, which the system's loader does not find
@@ -50,6 +53,12 @@ class Model:
         options.graph_optimization_level = _LEVELS[settings.optimization]
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+        # A model's threads look for work for some milliseconds after a run, on cores that the next model's threads need.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if len(cores) == settings.threads > 1:
+            own, *others = cores
+            options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(core + 1) for core in others))
+            os.sched_setaffinity(0, [own])  # of the thread that calls
         if settings.provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:

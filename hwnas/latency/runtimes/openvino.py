@@ -15,6 +15,8 @@ from hwnas.errors import UserError  # noqa: E402
 from hwnas.latency.session import Settings, made_up  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ class Model:
     """A model compiled for the shapes of its input. On the processor in float32: the bfloat16 that OpenVINO may prefer is
     another network."""
 
-    def __init__(self, content: bytes, settings: Settings, batch: int) -> None:
+    def __init__(self, content: bytes, settings: Settings, batch: int, cores: Sequence[int]) -> None:
         self._core, self._settings = ov.Core(), settings
         try:
             self._model = self._core.read_model(content, b"")
