@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +23,11 @@ TASK = Task(
     SPACE, "digits", "short_training(epochs=1,batch_size=32)", seed=1, limit=60, training={"learning_rate": (0.03, 0.3)}
 )
 DYING = '''
-import os, pathlib
+import os, pathlib, time
 from hwnas.evaluation import evaluator
 
 class Evaluator(evaluator.Evaluator):
-    """Dies in the first `deaths` attempts at the second width."""
+    """Dies in the first `deaths` attempts at the second width, or if that is below 0 takes very long."""
 
     def __init__(self, setting, folder="", deaths=0):
         super().__init__(setting)
@@ -33,6 +35,9 @@ class Evaluator(evaluator.Evaluator):
 
     def evaluate(self, genotype, fidelity=1.0):
         print("noise on stdout")
+        if self.deaths < 0:
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(3600)
         if genotype[1] == 1 and len(list(self.folder.iterdir())) < self.deaths:
             (self.folder / str(os.getpid())).touch()
             os._exit(9)
@@ -97,6 +102,23 @@ def test_the_job_of_a_worker_that_dies_is_done_by_another_but_not_for_ever(dying
         assert "\n" not in str(caught.value)
         found = [row for rows in workers.evaluate_groups([[Trial(g)] for g in jobs]) for row in rows]
         assert found == [{"worth": 0.0}, {"worth": 1.0}, {"worth": 0.0}]  # one more dies on the way
+
+
+def test_nobody_waits_for_work_that_nobody_wants(dying, tmp_path):
+    """After an error the workers end at once, amid their work: else this would take an hour."""
+
+    def failing():
+        with Workers(dying(-1), 1) as workers:
+            workers.evaluate_groups([[Trial((0,) * 6)], [Trial((0,) * 6)]])
+            while not list((tmp_path / "deaths").iterdir()):
+                time.sleep(0.01)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    (worker,) = (tmp_path / "deaths").iterdir()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(worker.name), 0)
 
 
 def test_what_a_worker_refuses_is_an_error_here():
