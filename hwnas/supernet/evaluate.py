@@ -1,20 +1,30 @@
-"""Scoring networks: loss and accuracy on a split, and the batch-norm statistics that a path needs before it is scored."""
+"""Scoring networks: loss and accuracy on a split, and the batch-norm statistics that a path needs before it is scored.
+
+`evaluate` scores one network; `evaluate_many` scores candidates of a supernet, merged into one program.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import precision_recall_fscore_support
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hwnas.data import Split
+from hwnas.data import SearchData, Split
+from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import BN_MOMENTUM, ArchModule
+from hwnas.space import Genotype
+from hwnas.supernet.execute import Executor
+from hwnas.supernet.merge import merge
+from hwnas.supernet.schedule import Schedule
+from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
+MEMORY_LIMIT = 1 << 30  # bytes of activations
 
 
 @dataclass(frozen=True)
@@ -36,26 +46,84 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(split.labels)
 
 
+class Tally:
+    """Counts of a network's answers and its summed loss, batch by batch."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = np.zeros((classes, classes), np.int64)  # [label, answer]
+        self.loss = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits [n, classes] and labels [n] of some images."""
+        classes = len(self.confusion)
+        cells = labels * classes + logits.argmax(1)
+        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes).cpu().numpy()
+        self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+
+    def evaluation(self) -> Evaluation:
+        hits, right, chosen = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
+        occurs = right + chosen > 0  # in labels or answers
+
+        def mean(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
+            """Over the classes that occur, 0 where there is nothing to be a share of."""
+            return float(np.mean((part / np.maximum(whole, 1))[occurs]))
+
+        return Evaluation(
+            loss=self.loss / int(right.sum()),
+            accuracy=float(hits.sum() / right.sum()),
+            macro_f1=mean(2 * hits, right + chosen),
+            precision=mean(hits, chosen),
+            recall=mean(hits, right),
+        )
+
+
 def evaluate(network: ArchModule, split: Split) -> Evaluation:
     """The network on a split, in evaluation mode."""
     network.eval()
     images, labels = tensors(split)
-    logits = []
+    tally = None
     with torch.inference_mode():
         for start in range(0, len(labels), EVALUATION_BATCH):
-            logits.append(network(images[start : start + EVALUATION_BATCH]))
-    scores = torch.cat(logits)
-    predicted = scores.argmax(1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels.numpy(), predicted.numpy(), average="macro", zero_division=0.0
-    )
-    return Evaluation(
-        loss=float(F.cross_entropy(scores, labels)),
-        accuracy=float((predicted == labels).double().mean()),
-        macro_f1=float(f1),
-        precision=float(precision),
-        recall=float(recall),
-    )
+            logits = network(images[start : start + EVALUATION_BATCH])
+            tally = tally or Tally(logits.shape[1])
+            tally.add(logits, labels[start : start + EVALUATION_BATCH])
+    assert tally is not None
+    return tally.evaluation()
+
+
+def evaluate_many(
+    supernet: Supernet,
+    genotypes: Sequence[Genotype],
+    data: SearchData,
+    *,
+    batch_size: int = 128,
+    batches: int = 4,
+    seed: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+) -> list[Evaluation]:
+    """Of each path, what `recalibrate` on the training split and `evaluate` on the validation split say of its derived network.
+
+    The paths run as one merged program, in parts whose live activations keep within `memory_limit` bytes, on the supernet's
+    device. UserError if that is too little for one of them.
+    """
+    if not genotypes:
+        return []
+    program = merge([simplify(supernet.space.decode(genotype)) for genotype in genotypes])
+    executor = Executor(program, lambda weight: supernet.view(weight.bank, weight.shape))
+    training, _ = tensors(data.train)
+    images, labels = tensors(data.validation)
+    order = list(_batches(len(training), batch_size, batches, seed))
+    tallies: dict[int, Tally] = {}
+    with torch.inference_mode():
+        for part in Schedule(program, executor, breadth=False).parts(range(len(genotypes)), memory_limit, len(order[0])):
+            statistics = executor.statistics(part, (training[index] for index in order))
+            tile = min(EVALUATION_BATCH, max(1, memory_limit // part.peak_bytes))
+            for start in range(0, len(labels), tile):
+                found = executor.logits(part, statistics, images[start : start + tile])
+                for candidate, logits in zip(part.candidates, found, strict=True):
+                    tally = tallies.setdefault(candidate, Tally(logits.shape[1]))
+                    tally.add(logits, labels[start : start + tile])
+    return [tallies[candidate].evaluation() for candidate in range(len(genotypes))]
 
 
 def recalibrate(network: ArchModule, split: Split, batch_size: int = 128, batches: int = 4, seed: int = 0) -> None:
