@@ -14,6 +14,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::memory {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::merged_program {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::mixed_cell {
 void bind(pybind11::module_& module);
 }
@@ -35,6 +38,7 @@ PYBIND11_MODULE(_native, m) {
     hwnas::batch_norm::bind(m);
     hwnas::inner_search::bind(m);
     hwnas::memory::bind(m);
+    hwnas::merged_program::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);
     hwnas::weighted_sum::bind(m);

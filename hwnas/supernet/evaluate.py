@@ -18,9 +18,8 @@ from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import BN_MOMENTUM, ArchModule
 from hwnas.space import Genotype
-from hwnas.supernet.execute import Executor
+from hwnas.supernet.execute import in_parts, loader
 from hwnas.supernet.merge import merge
-from hwnas.supernet.schedule import Schedule
 from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
@@ -38,29 +37,30 @@ class Evaluation:
     recall: float
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
+def tensors(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Images, in the layout that convolutions run fastest in, and labels."""
-    images = torch.from_numpy(split.images)
+    images = torch.from_numpy(split.images).to(device)
     if images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
-    return images, torch.from_numpy(split.labels)
+    return images, torch.from_numpy(split.labels).to(device)
 
 
 class Tally:
     """Counts of a network's answers and its summed loss, batch by batch."""
 
-    def __init__(self, classes: int) -> None:
-        self.confusion = np.zeros((classes, classes), np.int64)  # [label, answer]
+    def __init__(self) -> None:
+        self.confusion: NDArray[np.int64] | int = 0  # [label, answer]
         self.loss = 0.0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Logits [n, classes] and labels [n] of some images."""
-        classes = len(self.confusion)
+        classes = logits.shape[1]
         cells = labels * classes + logits.argmax(1)
-        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes).cpu().numpy()
+        self.confusion = self.confusion + torch.bincount(cells, minlength=classes**2).view(classes, classes).cpu().numpy()
         self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
 
     def evaluation(self) -> Evaluation:
+        assert isinstance(self.confusion, np.ndarray)
         hits, right, chosen = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
         occurs = right + chosen > 0  # in labels or answers
 
@@ -81,13 +81,10 @@ def evaluate(network: ArchModule, split: Split) -> Evaluation:
     """The network on a split, in evaluation mode."""
     network.eval()
     images, labels = tensors(split)
-    tally = None
+    tally = Tally()
     with torch.inference_mode():
         for start in range(0, len(labels), EVALUATION_BATCH):
-            logits = network(images[start : start + EVALUATION_BATCH])
-            tally = tally or Tally(logits.shape[1])
-            tally.add(logits, labels[start : start + EVALUATION_BATCH])
-    assert tally is not None
+            tally.add(network(images[start : start + EVALUATION_BATCH]), labels[start : start + EVALUATION_BATCH])
     return tally.evaluation()
 
 
@@ -109,21 +106,22 @@ def evaluate_many(
     if not genotypes:
         return []
     program = merge([simplify(supernet.space.decode(genotype)) for genotype in genotypes])
-    executor = Executor(program, lambda weight: supernet.view(weight.bank, weight.shape))
-    training, _ = tensors(data.train)
-    images, labels = tensors(data.validation)
-    order = list(_batches(len(training), batch_size, batches, seed))
-    tallies: dict[int, Tally] = {}
+    load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape))
+    device = next(supernet.parameters()).device
+    training, _ = tensors(data.train, device)
+    images, labels = tensors(data.validation, device)
+    calibration = [training[index] for index in _batches(len(training), batch_size, batches, seed)]
+    found: dict[int, Evaluation] = {}
     with torch.inference_mode():
-        for part in Schedule(program, executor, breadth=False).parts(range(len(genotypes)), memory_limit, len(order[0])):
-            statistics = executor.statistics(part, (training[index] for index in order))
-            tile = min(EVALUATION_BATCH, max(1, memory_limit // part.peak_bytes))
-            for start in range(0, len(labels), tile):
-                found = executor.logits(part, statistics, images[start : start + tile])
-                for candidate, logits in zip(part.candidates, found, strict=True):
-                    tally = tallies.setdefault(candidate, Tally(logits.shape[1]))
-                    tally.add(logits, labels[start : start + tile])
-    return [tallies[candidate].evaluation() for candidate in range(len(genotypes))]
+        for part in in_parts(program, load, memory_limit, len(calibration[0])):
+            part.recalibrate(calibration, memory_limit)
+            tallies = [Tally() for _ in part.candidates]
+            for start in range(0, len(labels), EVALUATION_BATCH):
+                logits = part.logits(images[start : start + EVALUATION_BATCH], memory_limit)
+                for tally, own in zip(tallies, logits, strict=True):
+                    tally.add(own, labels[start : start + EVALUATION_BATCH])
+            found.update((candidate, tally.evaluation()) for candidate, tally in zip(part.candidates, tallies, strict=True))
+    return [found[candidate] for candidate in range(len(genotypes))]
 
 
 def recalibrate(network: ArchModule, split: Split, batch_size: int = 128, batches: int = 4, seed: int = 0) -> None:

@@ -1,21 +1,20 @@
-"""merge: many candidates as one program, in which whatever computes the same value is one step.
+"""merge: many candidates as one program, in which whatever computes the same value is one value.
 
 Values are hash-consed prim by prim: the same prim, the same view of the supernet's weights, the same inputs. So candidates
 share their common prefixes, and options that differ late in a block share its beginning. Batch-norm statistics belong to a
-step: equal steps see equal inputs. Then what runs in one pass becomes one step, as in lower/fusion: batch norm and activation
-join what they follow, and an activation that only convolutions read is applied as they load.
+value: equal values see equal inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from hwnas.ir.arch import INPUT, Arch, Node
 from hwnas.ir.op import PlacedOp
-from hwnas.ir.prims import Activation, ActivationKind, Add, BatchNorm, Conv, Flatten, Linear, Prim
+from hwnas.ir.prims import Add, Flatten, Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.supernet import bank_name
 
@@ -26,58 +25,58 @@ class Weight(NamedTuple):
     bank: str
     shape: tuple[int, ...]
 
-
-class Norm(NamedTuple):
-    """A batch norm by statistics of its own; scale and shift if it is affine."""
-
-    eps: float
-    scale: Weight | None
-    shift: Weight | None
+    @property
+    def name(self) -> str:
+        """In its prim: `weight` or `bias`."""
+        return self.bank.rpartition(".")[2]
 
 
-@dataclass(frozen=True)
-class Step:
-    """Writes `after(norm(prim(before(x), ...)))`. A norm or an activation of its own is an Add of one term."""
+class Value(NamedTuple):
+    """What a prim makes of other values. Statistics of a batch norm are not among its weights."""
 
     prim: Prim
     inputs: tuple[int, ...]
+    weights: tuple[Weight, ...]
     spec: TensorSpec
-    weight: Weight | None = None
-    bias: Weight | None = None
-    before: ActivationKind | None = None
-    norm: Norm | None = None
-    after: ActivationKind | None = None
 
 
 @dataclass(frozen=True)
 class Program:
-    """Value 0 is the images, step i writes value i + 1. `outputs` are the candidates' logits, in their order.
+    """Value 0 is the images, `values[i]` is value i + 1. `outputs` are the candidates' logits, in their order.
 
-    prims: how many there are; unmerged: how many the candidates have one by one.
+    unmerged: how many prims the candidates have one by one.
     """
 
     input: TensorSpec
-    steps: tuple[Step, ...]
+    values: tuple[Value, ...]
     outputs: tuple[int, ...]
-    prims: int
     unmerged: int
+
+    @cached_property
+    def needed(self) -> list[tuple[int, ...]]:
+        """Of each candidate the values that it needs, in order, without the images."""
+        return [tuple(sorted(_ancestors(self.values, [output]))) for output in self.outputs]
+
+    def in_order(self, candidates: Iterable[int]) -> list[int]:
+        """These candidates, neighbours sharing as much as possible of what runs first."""
+        return sorted(candidates, key=self.needed.__getitem__)
+
+
+def _ancestors(values: Sequence[Value], wanted: Iterable[int]) -> set[int]:
+    found, stack = set[int](), list(wanted)
+    while stack:
+        value = stack.pop()
+        if value and value not in found:
+            found.add(value)
+            stack.extend(values[value - 1].inputs)
+    return found
 
 
 def merge(archs: Sequence[Arch]) -> Program:
     """One program for simplified archs of one space, at least one."""
     merged = _Merged(archs[0].input)
-    outputs = [merged.append(arch) for arch in archs]
-    steps, place = _fuse(merged.values, outputs)
-    return Program(
-        archs[0].input, tuple(steps), tuple(place[o] for o in outputs), len(merged.values) - 1, merged.unmerged
-    )  # fmt: skip
-
-
-class _Value(NamedTuple):
-    prim: Prim | None  # None for the images
-    inputs: tuple[int, ...]
-    weights: tuple[Weight, ...]
-    spec: TensorSpec
+    outputs = tuple(merged.append(arch) for arch in archs)
+    return Program(archs[0].input, tuple(merged.values), outputs, merged.unmerged)
 
 
 class _Line(NamedTuple):
@@ -94,7 +93,8 @@ class _Merged:
     """Hash-consed prims. Whole nodes are remembered too, which is all that most nodes of most candidates need."""
 
     def __init__(self, input: TensorSpec) -> None:
-        self.values = [_Value(None, (), (), input)]
+        self.input = input
+        self.values: list[Value] = []
         self.unmerged = 0
         self._prims: dict[tuple[int, tuple[int, ...]], int] = {}
         self._nodes: dict[tuple[str, object, tuple[int, ...]], tuple[int, int]] = {}  # -> value, number of prims
@@ -118,15 +118,18 @@ class _Merged:
         return local[placed.graph.output], len(set(local) - set(inputs))
 
     def _write(self, line: _Line, inputs: tuple[int, ...]) -> int:
-        if isinstance(line.prim, Flatten) and self.values[inputs[0]].spec.dims[1:] in ((), (1, 1)):
+        if isinstance(line.prim, Flatten) and self._spec(inputs[0]).dims[1:] in ((), (1, 1)):
             return inputs[0]  # a linear layer takes [c, 1, 1] as it is
         if isinstance(line.prim, Add):
             inputs = tuple(sorted(inputs))
         key = line.sign, inputs
         if key not in self._prims:
+            self.values.append(Value(line.prim, inputs, line.weights, line.spec))
             self._prims[key] = len(self.values)
-            self.values.append(_Value(line.prim, inputs, line.weights, line.spec))
         return self._prims[key]
+
+    def _spec(self, value: int) -> TensorSpec:
+        return self.values[value - 1].spec if value else self.input
 
 
 _signs: dict[tuple[Prim, tuple[Weight, ...]], int] = {}
@@ -140,47 +143,3 @@ def _lines(node: str, placed: PlacedOp) -> tuple[_Line, ...]:
         sign = _signs.setdefault((step.prim, weights), len(_signs))
         lines.append(_Line(sign, step.prim, step.inputs, weights, graph.specs[number]))
     return tuple(lines)
-
-
-def _fuse(values: Sequence[_Value], outputs: Sequence[int]) -> tuple[list[Step], dict[int, int]]:
-    """Steps, and of each prim's value which step's value it is."""
-    readers: list[list[Prim | None]] = [[] for _ in values]  # None: the caller
-    for prim, inputs, _, _ in values:
-        for i in inputs:
-            readers[i].append(prim)
-    for output in set(outputs):
-        readers[output].append(None)
-
-    steps: list[Step] = []
-    place = {0: 0}
-    before: dict[int, tuple[int, ActivationKind]] = {}  # an activation that its readers apply: of which prim's value
-    for index, (prim, inputs, weights, spec) in enumerate(values):
-        if prim is None:
-            continue
-        source = inputs[0]
-        joins = len(readers[source]) == 1 and source not in before and source > 0
-        last = steps[place[source] - 1] if joins else None
-        if isinstance(prim, BatchNorm):
-            norm = Norm(prim.eps, *(weights or (None, None)))
-            if last and not last.norm and not last.after:
-                steps[place[source] - 1] = replace(last, norm=norm)
-                place[index] = place[source]
-                continue
-            step = Step(Add(), (place[source],), spec, norm=norm)
-        elif isinstance(prim, Activation):
-            if last and not last.after:
-                steps[place[source] - 1] = replace(last, after=prim.kind)
-                place[index] = place[source]
-                continue
-            if source not in before and all(isinstance(reader, Conv) for reader in readers[index]):
-                before[index] = place[source], prim.kind
-                continue
-            step = Step(Add(), (place[source],), spec, after=prim.kind)
-        elif isinstance(prim, Conv | Linear):
-            value, kind = before[source] if source in before else (place[source], None)
-            step = Step(prim, (value,), spec, weights[0], weights[1] if prim.bias else None, kind)
-        else:
-            step = Step(prim, tuple(place[i] for i in inputs), spec)
-        steps.append(step)
-        place[index] = len(steps)
-    return steps, place

@@ -1,22 +1,19 @@
-"""schedule: in which order the steps of a merged program run, in parts whose live activations fit into memory.
+"""schedule: in which order the steps of some candidates run, and where in memory their values lie.
 
-Candidates are taken in the order of the steps they are made of, so that those with a common prefix are neighbours, and a part
-takes as many as fit; what it shares with the next part is computed again. Inside a part the steps run breadth first, all that
-are ready at once, where a device wants much work at a time, or depth first, candidate after candidate. So a smaller memory
-means smaller parts: from all candidates side by side over depth first and a few with a common prefix down to one by one.
+Breadth first, all steps that are ready side by side, where a device wants much work at a time; or depth first, candidate after
+candidate, where memory is short.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from hwnas.errors import UserError
 from hwnas.ir.tensor import TensorSpec
-from hwnas.supernet.merge import Program, Step
+from hwnas.supernet.fuse import Fused, Step
 
 
 class Footprint(Protocol):
@@ -25,19 +22,18 @@ class Footprint(Protocol):
     def value_bytes(self, spec: TensorSpec) -> int:
         """A value of this spec."""
 
-    def scratch_bytes(self, program: Program, step: Step) -> int:
+    def scratch_bytes(self, step: Step) -> int:
         """What a step needs beside its inputs and its output."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """`candidates` by number; `stages` of steps, by number, that may run side by side, in order.
+class Plan:
+    """`stages` of steps, by number, in order; the steps of a stage may run side by side.
 
     dead: the values that nobody reads after each stage. offset: where each value lies, and peak_bytes: how large the memory is
-    that holds them all, both in bytes for one image. The images are at 0.
+    that holds them all and the scratch, both in bytes for one image. The images are at 0.
     """
 
-    candidates: tuple[int, ...]
     stages: tuple[tuple[int, ...], ...]
     dead: tuple[tuple[int, ...], ...]
     offset: dict[int, int]
@@ -45,24 +41,10 @@ class Part:
 
 
 class Schedule:
-    """Parts of a program's candidates, for a device with this footprint that runs `breadth` first or depth first."""
+    """Of a program's candidates, for a device with this footprint."""
 
-    def __init__(self, program: Program, footprint: Footprint, breadth: bool) -> None:
-        self.program, self.footprint, self.breadth = program, footprint, breadth
-
-    @cached_property
-    def _needed(self) -> list[tuple[int, ...]]:
-        """Of each candidate the steps that it needs, in order."""
-        found = []
-        for output in self.program.outputs:
-            needed, stack = set[int](), [output - 1]
-            while stack:
-                step = stack.pop()
-                if step >= 0 and step not in needed:
-                    needed.add(step)
-                    stack.extend(value - 1 for value in self.program.steps[step].inputs)
-            found.append(tuple(sorted(needed)))
-        return found
+    def __init__(self, program: Fused, footprint: Footprint) -> None:
+        self.program, self.footprint = program, footprint
 
     @cached_property
     def _level(self) -> list[int]:
@@ -76,36 +58,20 @@ class Schedule:
     def _bytes(self) -> list[tuple[int, int]]:
         """Of each step its output and its scratch, for one image."""
         footprint = self.footprint
-        return [(footprint.value_bytes(s.spec), footprint.scratch_bytes(self.program, s)) for s in self.program.steps]
+        return [(footprint.value_bytes(s.spec), footprint.scratch_bytes(s)) for s in self.program.steps]
 
-    def parts(self, candidates: Sequence[int], limit: int, images: int) -> Iterator[Part]:
-        """These candidates in parts of at most `limit` bytes for so many images at once. UserError if one alone needs more."""
-        wanted = set(candidates)
-        left = [c for c in sorted(range(len(self.program.outputs)), key=self._needed.__getitem__) if c in wanted]
-        room = limit // images
-        size = len(left)
-        while left:
-            size = min(size, len(left))
-            part = self.part(left[:size], self.breadth)
-            if size == 1 and part.peak_bytes > room:
-                part = self.part(left[:size], breadth=False)
-            if part.peak_bytes <= room:
-                yield part
-                left = left[size:]
-            elif size > 1:
-                size = max(1, min(size - 1, size * room // part.peak_bytes))
-            else:
-                raise UserError(
-                    f"{images} images at a time through one candidate need more memory than its limit", got=f"{limit} bytes",
-                    remedy=f"allow {self.least_bytes(candidates, images)} bytes",
-                )  # fmt: skip
+    def needed(self, candidate: int) -> list[int]:
+        """The steps of a candidate, in order."""
+        found, stack = set[int](), [self.program.outputs[candidate] - 1]
+        while stack:
+            step = stack.pop()
+            if step >= 0 and step not in found:
+                found.add(step)
+                stack.extend(value - 1 for value in self.program.steps[step].inputs)
+        return sorted(found)
 
-    def least_bytes(self, candidates: Sequence[int], images: int) -> int:
-        """The least memory in which these candidates can run, one by one."""
-        return images * max(self.part([c], breadth=False).peak_bytes for c in candidates)
-
-    def part(self, candidates: Sequence[int], breadth: bool) -> Part:
-        """These candidates as one part, in this order."""
+    def plan(self, candidates: Sequence[int], breadth: bool) -> Plan:
+        """These candidates, in this order."""
         stages = self._stages(candidates, breadth)
         last = {0: len(stages)}  # the images stay
         for number, stage in enumerate(stages):
@@ -117,17 +83,17 @@ class Schedule:
         for value, number in last.items():
             dead[number].append(value)
         offset, peak = self._place(stages, dead)
-        return Part(tuple(candidates), tuple(map(tuple, stages)), tuple(map(tuple, dead[:-1])), offset, peak)
+        return Plan(tuple(map(tuple, stages)), tuple(map(tuple, dead[:-1])), offset, peak)
 
     def _stages(self, candidates: Sequence[int], breadth: bool) -> list[list[int]]:
         if breadth:
             levels: dict[int, list[int]] = {}
-            for step in sorted(set().union(*(self._needed[c] for c in candidates))):
+            for step in sorted(set().union(*(self.needed(c) for c in candidates))):
                 levels.setdefault(self._level[step + 1], []).append(step)
             return [levels[level] for level in sorted(levels)]
         steps: dict[int, None] = {}
         for candidate in candidates:
-            steps.update(dict.fromkeys(self._needed[candidate]))
+            steps.update(dict.fromkeys(self.needed(candidate)))
         return [[step] for step in steps]
 
     def _place(self, stages: Sequence[Sequence[int]], dead: Sequence[Sequence[int]]) -> tuple[dict[int, int], int]:
