@@ -18,8 +18,10 @@ from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import BN_MOMENTUM, ArchModule
 from hwnas.space import Genotype
-from hwnas.supernet.execute import in_parts, loader
+from hwnas.supernet.execute import Execution, in_parts
+from hwnas.supernet.executions import loader
 from hwnas.supernet.merge import merge
+from hwnas.supernet.race import Race, shuffled
 from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
@@ -28,13 +30,17 @@ MEMORY_LIMIT = 1 << 30  # bytes of activations
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall."""
+    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall.
+
+    images: how many they are taken over.
+    """
 
     loss: float
     accuracy: float
     macro_f1: float
     precision: float
     recall: float
+    images: int
 
 
 def tensors(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -46,34 +52,43 @@ def tensors(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, T
 
 
 class Tally:
-    """Counts of a network's answers and its summed loss, batch by batch."""
+    """Of several networks: which images they get right, their answers counted, their losses summed, batch by batch."""
 
-    def __init__(self) -> None:
-        self.confusion: NDArray[np.int64] | int = 0  # [label, answer]
-        self.loss = 0.0
+    def __init__(self, networks: int) -> None:
+        self.right = [np.zeros((0,), bool)] * networks
+        self.confusion: list[NDArray[np.int64]] = [np.zeros((1, 1), np.int64)] * networks  # [label, answer]
+        self.loss = [0.0] * networks
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits [n, classes] and labels [n] of some images."""
-        classes = logits.shape[1]
-        cells = labels * classes + logits.argmax(1)
-        self.confusion = self.confusion + torch.bincount(cells, minlength=classes**2).view(classes, classes).cpu().numpy()
-        self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    def add(self, networks: Sequence[int], logits: Tensor, labels: Tensor) -> None:
+        """Logits [networks, n, classes] of some of the networks, and labels [n]."""
+        count, n, classes = logits.shape
+        answers = logits.argmax(2)
+        cells = (torch.arange(count, device=labels.device)[:, None] * classes + labels) * classes + answers
+        counted = torch.bincount(cells.flatten(), minlength=count * classes**2).view(count, classes, classes).cpu().numpy()
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(count), reduction="none").view(count, n).double().sum(1)
+        right = (answers == labels).cpu().numpy()
+        for i, (network, loss) in enumerate(zip(networks, losses.tolist(), strict=True)):
+            self.right[network] = np.concatenate([self.right[network], right[i]])
+            self.confusion[network] = self.confusion[network] + counted[i]
+            self.loss[network] += loss
 
-    def evaluation(self) -> Evaluation:
-        assert isinstance(self.confusion, np.ndarray)
-        hits, right, chosen = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
-        occurs = right + chosen > 0  # in labels or answers
+    def evaluation(self, network: int) -> Evaluation:
+        confusion = self.confusion[network]
+        hits, labelled, chosen = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        occurs = labelled + chosen > 0  # in labels or answers
 
         def mean(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
             """Over the classes that occur, 0 where there is nothing to be a share of."""
             return float(np.mean((part / np.maximum(whole, 1))[occurs]))
 
+        images = int(labelled.sum())
         return Evaluation(
-            loss=self.loss / int(right.sum()),
-            accuracy=float(hits.sum() / right.sum()),
-            macro_f1=mean(2 * hits, right + chosen),
+            loss=self.loss[network] / images,
+            accuracy=float(hits.sum() / images),
+            macro_f1=mean(2 * hits, labelled + chosen),
             precision=mean(hits, chosen),
-            recall=mean(hits, right),
+            recall=mean(hits, labelled),
+            images=images,
         )
 
 
@@ -81,11 +96,12 @@ def evaluate(network: ArchModule, split: Split) -> Evaluation:
     """The network on a split, in evaluation mode."""
     network.eval()
     images, labels = tensors(split)
-    tally = Tally()
+    tally = Tally(1)
     with torch.inference_mode():
         for start in range(0, len(labels), EVALUATION_BATCH):
-            tally.add(network(images[start : start + EVALUATION_BATCH]), labels[start : start + EVALUATION_BATCH])
-    return tally.evaluation()
+            part = slice(start, start + EVALUATION_BATCH)
+            tally.add([0], network(images[part])[None], labels[part])
+    return tally.evaluation(0)
 
 
 def evaluate_many(
@@ -97,31 +113,44 @@ def evaluate_many(
     batches: int = 4,
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
+    race: Race | None = None,
 ) -> list[Evaluation]:
     """Of each path, what `recalibrate` on the training split and `evaluate` on the validation split say of its derived network.
 
-    The paths run as one merged program, in parts whose live activations keep within `memory_limit` bytes, on the supernet's
-    device. UserError if that is too little for one of them.
+    The paths run as one merged program on the supernet's device, in parts whose live activations keep within `memory_limit`
+    bytes; UserError if that is too little for one of them. race: stops candidates that a better one has left behind, whose
+    evaluation is then of the images that they have seen.
     """
     if not genotypes:
         return []
     program = merge([simplify(supernet.space.decode(genotype)) for genotype in genotypes])
-    load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape))
     device = next(supernet.parameters()).device
+    load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape).detach(), device)
     training, _ = tensors(data.train, device)
     images, labels = tensors(data.validation, device)
+    if race:
+        order = torch.from_numpy(shuffled(len(labels), seed)).to(device)
+        images, labels = images[order], labels[order]
     calibration = [training[index] for index in _batches(len(training), batch_size, batches, seed)]
-    found: dict[int, Evaluation] = {}
+    tally = Tally(len(genotypes))
     with torch.inference_mode():
         for part in in_parts(program, load, memory_limit, len(calibration[0])):
             part.recalibrate(calibration, memory_limit)
-            tallies = [Tally() for _ in part.candidates]
-            for start in range(0, len(labels), EVALUATION_BATCH):
-                logits = part.logits(images[start : start + EVALUATION_BATCH], memory_limit)
-                for tally, own in zip(tallies, logits, strict=True):
-                    tally.add(own, labels[start : start + EVALUATION_BATCH])
-            found.update((candidate, tally.evaluation()) for candidate, tally in zip(part.candidates, tallies, strict=True))
-    return [found[candidate] for candidate in range(len(genotypes))]
+            _validate(part, images, labels, memory_limit, tally, race)
+    return [tally.evaluation(candidate) for candidate in range(len(genotypes))]
+
+
+def _validate(part: Execution, images: Tensor, labels: Tensor, limit: int, tally: Tally, race: Race | None) -> None:
+    """The part's candidates over all images, or as far as the race takes them."""
+    alive, start = np.arange(len(part.candidates)), 0
+    for end in race.ends(len(labels)) if race else [len(labels)]:
+        names = [part.candidates[i] for i in alive]
+        tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
+        if race and end < len(labels):
+            alive = alive[race.survivors(np.stack([tally.right[n] for n in names]), len(labels))]
+        elif race:
+            race.finish(np.stack([tally.right[n] for n in names]))
+        start = end
 
 
 def recalibrate(network: ArchModule, split: Split, batch_size: int = 128, batches: int = 4, seed: int = 0) -> None:

@@ -18,6 +18,7 @@ from hwnas.supernet.merge import Program, Weight
 from hwnas.supernet.schedule import Schedule
 
 Weights = Callable[[Weight], Tensor]
+TILE = 512  # images that PyTorch takes through a program at once
 
 
 class Execution(ABC):
@@ -105,7 +106,7 @@ class TorchExecution(Execution):
             return F.batch_norm(x, *self.statistics[number], *self._affine(norm), False, 0.0, norm.eps)
 
         candidates = self.candidates if wanted is None else [self.candidates[i] for i in wanted]
-        tile = max(1, limit // self.plan.peak_bytes)
+        tile = min(TILE, max(1, limit // self.plan.peak_bytes))
         return torch.cat([self._run(part, normalise, candidates) for part in images.split(tile)], 1)  # type: ignore[no-untyped-call]
 
     def _run(self, images: Tensor, normalise: Callable[[int, Norm, Tensor], Tensor], candidates: Sequence[int]) -> Tensor:
@@ -134,9 +135,3 @@ class TorchExecution(Execution):
 
     def _affine(self, norm: Norm) -> tuple[Tensor | None, Tensor | None]:
         return (self.weights(norm.scale), self.weights(norm.shift)) if norm.scale and norm.shift else (None, None)
-
-
-def loader(program: Program, weights: Weights) -> Load:
-    """How this machine runs the program fastest."""
-    fused = fuse(program)
-    return lambda candidates: TorchExecution(fused, weights, candidates)

@@ -1,0 +1,39 @@
+"""Candidates of a merged program on this machine's processor, as one native program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hwnas.kernels.candidate_program import CandidateProgram, Node
+from hwnas.supernet.execute import Execution, Weights
+from hwnas.supernet.merge import Program
+
+
+class CpuExecution(Execution):
+    """Depth first for the statistics; then a few images at a time through everything, so that they stay in the cache.
+
+    UserError for a program that the native one does not cover.
+    """
+
+    def __init__(self, program: Program, weights: Weights, candidates: Sequence[int]) -> None:
+        self.candidates = tuple(candidates)
+        place, nodes = {0: 0}, []
+        for candidate in candidates:
+            for number in program.needed[candidate]:
+                if number not in place:
+                    value = program.values[number - 1]
+                    found = {w.name: weights(w) for w in value.weights}
+                    nodes.append(Node(value.prim, tuple(place[i] for i in value.inputs), found))
+                    place[number] = len(nodes)
+        self.native = CandidateProgram(program.input, nodes, [place[program.outputs[c]] for c in candidates])
+
+    def memory(self, images: int) -> int:
+        return self.native.calibration_bytes(images)
+
+    def recalibrate(self, batches: Sequence[Tensor], limit: int) -> None:
+        self.native.calibrate(batches)
+
+    def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
+        return self.native.run(images, wanted)

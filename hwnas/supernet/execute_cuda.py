@@ -1,0 +1,276 @@
+"""Candidates of a merged program on a GPU: breadth first, whatever is ready in a few launches, batch norm applied by readers.
+
+A step that a batch norm follows leaves its output raw, and moments of each tile beside it; the stage's last launch makes scale
+and shift of them, and whoever reads the value applies these as it loads. So recalibration and validation are the same
+launches, but for where the statistics come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwnas.ir import prims
+from hwnas.ir.prims import Prim
+from hwnas.ir.tensor import TensorSpec
+from hwnas.kernels import merged_program as kernel
+from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, TILE_PIXELS, Launches, Table
+from hwnas.supernet.execute import Execution, Weights
+from hwnas.supernet.fuse import Fused, Step
+from hwnas.supernet.schedule import Schedule
+
+
+def _dims(spec: TensorSpec) -> tuple[int, int, int]:
+    """Channels, height, width; a vector is an image of one pixel."""
+    c, *sides = spec.dims
+    h, w = sides or (1, 1)
+    return c, h, w
+
+
+def _padded(channels: int) -> int:
+    return -(-channels // 4) * 4
+
+
+def _kind(step: Step, x: TensorSpec) -> str | None:
+    """Which kind of problem a step is, if it is any."""
+    prim, terms = step.prim, len(step.inputs)
+    match prim:
+        case prims.Conv() if prim.groups == 1:
+            return "dense"
+        case prims.Conv() if prim.groups == prim.out == x.channels and prim.kernel**2 <= kernel.MAX_TAPS:
+            return "depthwise"
+        case prims.Linear() if x.elements == x.channels:
+            return "dense"
+        case prims.Pool():
+            return prim.kind
+        case prims.GlobalPool():
+            return "avg"
+        case prims.Add() if terms <= kernel.TERMS:
+            return "add"
+        case prims.Concat() if terms <= kernel.TERMS:
+            return "concat"
+        case prims.Scale():
+            return "scale"
+        case prims.Shift():
+            return "shift"
+        case prims.Zero():
+            return "zero"
+        case prims.Flatten():
+            return "flatten"
+    return None
+
+
+def _window(prim: Prim, x: TensorSpec) -> tuple[int, int, int, int, int]:
+    """Kernel's height and width, stride, padding, dilation."""
+    match prim:
+        case prims.Conv():
+            return prim.kernel, prim.kernel, prim.stride, prim.padding, prim.dilation
+        case prims.Pool():
+            return prim.kernel, prim.kernel, prim.stride, prim.padding, 1
+        case prims.GlobalPool():
+            return (*_dims(x)[1:], 1, 0, 1)
+    return 1, 1, 1, 0, 1
+
+
+class CudaProgram:
+    """What all parts of a program have in common: of every step a row of the table, without the places of its inputs."""
+
+    def __init__(self, fused: Fused, weights: Weights) -> None:
+        self.fused = fused
+        count = len(fused.steps)
+        rows, norms = np.zeros(count, PROBLEM), np.zeros(count, NORM)
+        inputs = np.zeros((count, kernel.TERMS), np.int64)
+        shapes = np.full(count, kernel.MAP)
+        spare: list[Tensor] = []
+        for i, step in enumerate(fused.steps):
+            x = fused.spec(step.inputs[0])
+            kind = _kind(step, x)
+            assert kind is not None
+            c, h, w = _dims(x)
+            o, ho, wo = _dims(step.spec)
+            if kind == "dense":
+                shapes[i] = kernel.dense_shape(o)
+            weight, bias = (weights(v) if v else None for v in (step.weight, step.bias))
+            stride = (*weight.stride(), 0, 0)[:4] if weight is not None else (0, 0, 0, 0)
+            row = rows[i]
+            row["weight_stride"] = stride
+            row["weight"], row["bias"] = _address(weight), _address(bias)
+            numbers = (KINDS[kind], len(step.inputs), 0, 0, c, h, w, o, ho, wo, *_window(step.prim, x))
+            for name, number in zip(PROBLEM.names[_FIRST:], numbers, strict=False):
+                row[name] = number
+            row["after"] = 0 if step.norm else ACTIVATIONS[step.after]
+            inputs[i, : len(step.inputs)] = step.inputs
+            for operand, value in zip(row["in"], step.inputs, strict=False):
+                before = fused.steps[value - 1] if value else None
+                operand["first"] = ACTIVATIONS[before.after] if before and before.norm else 0
+                operand["second"] = ACTIVATIONS[step.before]
+                operand["channels"] = _dims(fused.spec(value))[0]
+            if step.norm:
+                gamma, beta = (weights(v) if v else None for v in (step.norm.scale, step.norm.shift))
+                norms[i]["gamma"], norms[i]["beta"] = _address(gamma), _address(beta)
+                norms[i]["c"], norms[i]["eps"] = o, step.norm.eps
+        rows["columns"] = -(-kernel.padded(rows["o"]) // kernel.TILE_CHANNELS[shapes])
+        self.rows, self.norms, self.inputs, self.shapes = rows, norms, inputs, shapes
+
+
+_FIRST = list(PROBLEM.names or ()).index("kind")
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def covers(fused: Fused) -> bool:
+    """Whether every step is one that the kernels know, and the logits are what a step without a norm leaves."""
+    known = all(_kind(step, fused.spec(step.inputs[0])) for step in fused.steps)
+    return known and all(value and not fused.steps[value - 1].norm for value in fused.outputs)
+
+
+class CudaExecution(Execution):
+    """Breadth first, or depth first where a single candidate needs less memory so. Statistics lie in rows of all channels."""
+
+    def __init__(self, program: CudaProgram, device: torch.device, candidates: Sequence[int]) -> None:
+        self.program, self.device, self.candidates = program, device, tuple(candidates)
+        self.schedule = Schedule(program.fused, self)
+        self.plan = self.schedule.plan(candidates, breadth=True)
+        if len(self.candidates) == 1:
+            deep = self.schedule.plan(candidates, breadth=False)
+            self.plan = min(self.plan, deep, key=lambda plan: plan.peak_bytes)
+        steps = np.array(list(chain(*self.plan.stages)), np.int64)
+        self.normed = steps[program.norms["c"][steps] > 0]
+        widths = kernel.padded(program.norms["c"][self.normed].astype(np.int64))
+        self.channels = max(4, int(widths.sum()))  # of all norms
+        self.first_channel = np.full(len(program.rows) + 1, -1)  # of a value's norm, if it has one
+        self.first_channel[self.normed + 1] = np.cumsum(widths) - widths
+        self.offset = np.zeros(len(program.rows) + 1, np.int64)
+        self.offset[list(self.plan.offset)] = list(self.plan.offset.values())
+        self.statistics = torch.empty(0)  # [mean and variance, channels]
+        self._ready: dict[tuple[int, tuple[int, ...]], tuple[Launches, Tensor, list[Tensor], Tensor]] = {}
+
+    def memory(self, images: int) -> int:
+        return images * self.plan.peak_bytes + 16 * self.channels
+
+    def value_bytes(self, spec: TensorSpec) -> int:
+        c, h, w = _dims(spec)
+        return 4 * _padded(c) * h * w
+
+    def scratch_bytes(self, step: Step) -> int:
+        """Moments of every tile, and of one tile more."""
+        c, h, w = _dims(step.spec)
+        return 8 * _padded(c) * (h * w // int(TILE_PIXELS[:-1].min()) + 1) if step.norm else 0
+
+    def recalibrate(self, batches: Sequence[Tensor], limit: int) -> None:
+        size, at_once = len(batches[0]), max(1, min(len(batches), limit // self.memory(len(batches[0]))))
+        found = []
+        for start in range(0, len(batches), at_once):
+            images = torch.cat(list(batches[start : start + at_once]))
+            groups = len(images) // size
+            arena, coefficients = self._memory(len(images)), self._coefficients(groups)
+            self._fill(arena, images)
+            kernel.run(self._launches(self.plan.stages, arena, coefficients, size, groups, moments=True))
+            found.append(coefficients[2:])
+        self.statistics = torch.cat(found, 1).mean(1)
+        self._ready = {}
+
+    def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
+        which = tuple(range(len(self.candidates)) if wanted is None else wanted)
+        parts = -(-len(images) // max(1, limit // self.plan.peak_bytes))
+        tile = -(-len(images) // parts)
+        if (tile, which) not in self._ready:
+            self._ready = {(tile, which): self._prepare(tile, which)}
+        launches, arena, outputs, _ = self._ready[tile, which]
+        found = []
+        for part in range(parts):
+            start = min(part * tile, len(images) - tile)  # the last tile begins earlier: all are of one size
+            self._fill(arena, images[start : start + tile])
+            kernel.run(launches)
+            found.append(torch.stack(outputs)[:, part * tile - start :])
+        return torch.cat(found, 1)
+
+    def _prepare(self, tile: int, which: tuple[int, ...]) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
+        """Launches, the memory they work in, in it the logits [tile, classes] of each candidate, and the norms' coefficients."""
+        fused, arena, coefficients = self.program.fused, self._memory(tile), self._coefficients(1)
+        norms = self._norms(self.normed, coefficients)
+        channel = 4 * self.first_channel[self.normed + 1]
+        norms["mean"], norms["m2"] = self.statistics[0].data_ptr() + channel, self.statistics[1].data_ptr() + channel
+        norms["pixels"] = norms["tiles"] = norms["tile_pixels"] = norms["groups"] = 1
+        if len(norms):
+            kernel.run(kernel.prepare([(kernel.NORMS, norms)], self.device))
+        needed = set(chain(*(self.schedule.needed(self.candidates[i]) for i in which)))
+        stages = [[step for step in stage if step in needed] for stage in self.plan.stages]
+        launches = self._launches([s for s in stages if s], arena, coefficients, tile, 1, moments=False)
+        outputs = []
+        for i in which:
+            value = fused.outputs[self.candidates[i]]
+            classes = fused.spec(value).dims[0]
+            start = tile * int(self.offset[value]) // 4
+            lines = arena[start : start + tile * _padded(classes)].view(tile, -1)
+            outputs.append(lines[:, :classes])
+        return launches, arena, outputs, coefficients
+
+    def _fill(self, arena: Tensor, images: Tensor) -> None:
+        """The images go where value 0 lies."""
+        c, h, w = _dims(self.program.fused.input)
+        place = arena[: len(images) * h * w * _padded(c)].view(len(images), h, w, -1)
+        place[..., c:] = 0
+        place[..., :c] = images.view(len(images), c, h, w).permute(0, 2, 3, 1)
+
+    def _memory(self, images: int) -> Tensor:
+        return torch.empty(images * self.plan.peak_bytes // 4, device=self.device)
+
+    def _coefficients(self, groups: int) -> Tensor:
+        """[scale, shift, mean, variance; groups; channels]"""
+        return torch.empty(4, groups, self.channels, device=self.device)
+
+    def _norms(self, steps: Table, coefficients: Tensor) -> Table:
+        """Rows of these steps' norms, with places for their results."""
+        norms = self.program.norms[steps]
+        channel = 4 * self.first_channel[steps + 1]
+        for name, part in zip(("scale", "shift", "batch_mean", "batch_var"), coefficients, strict=True):
+            norms[name] = part.data_ptr() + channel
+        norms["norm_stride"] = self.channels
+        return norms
+
+    def _launches(
+        self, stages: Sequence[Sequence[int]], arena: Tensor, coefficients: Tensor, images: int, groups: int, moments: bool
+    ) -> Launches:
+        """Of all stages, for so many images a group; with moments where a norm wants to know its statistics."""
+        p = self.program
+        total = images * groups
+        steps = np.array(list(chain(*stages)), np.int64)
+        stage = np.repeat(np.arange(len(stages)), [len(s) for s in stages])
+        order = np.lexsort((p.shapes[steps], stage))
+        steps, stage = steps[order], stage[order]
+        rows, shapes = p.rows[steps], p.shapes[steps]
+        place = arena.data_ptr() + total * self.offset
+        rows["images"], rows["groups"], rows["y"] = images, groups, place[steps + 1]
+        rows["tiles"] = -(-images * rows["ho"].astype(np.int64) * rows["wo"] // TILE_PIXELS[shapes])
+        inputs = p.inputs[steps]
+        channel = self.first_channel[inputs]
+        for name, part in (("scale", coefficients[0]), ("shift", coefficients[1])):
+            rows["in"][name] = np.where(channel >= 0, part.data_ptr() + 4 * channel, 0)
+        rows["in"]["x"], rows["in"]["norm_stride"] = place[inputs], self.channels
+        tables: list[tuple[tuple[int, int], tuple[int, Table]]] = []
+        if moments:
+            normed = self.first_channel[steps + 1] >= 0
+            floats = normed * groups * rows["tiles"].astype(np.int64) * kernel.padded(rows["o"])
+            starts = np.cumsum(floats) - floats
+            begins = starts[np.searchsorted(stage, stage)]  # each stage writes over the one before
+            scratch = torch.empty(2, int((starts + floats - begins).max(initial=1)), device=self.device)
+            for name, part in zip(("mean", "m2"), scratch, strict=True):
+                rows[name] = np.where(normed, part.data_ptr() + 4 * (starts - begins), 0)
+            norms = self._norms(steps[normed], coefficients)
+            norms["mean"], norms["m2"] = rows["mean"][normed], rows["m2"][normed]
+            norms["tiles"], norms["tile_pixels"], norms["groups"] = rows["tiles"][normed], TILE_PIXELS[shapes[normed]], groups
+            norms["pixels"] = images * rows["ho"][normed].astype(np.int64) * rows["wo"][normed]
+            for number in np.unique(stage[normed]):
+                tables.append(((number, kernel.NORMS), (kernel.NORMS, norms[stage[normed] == number])))
+            self._scratch = scratch
+        cuts = np.flatnonzero(np.diff(stage * len(TILE_PIXELS) + shapes, prepend=-1))
+        for first, last in zip(cuts, (*cuts[1:], len(steps)), strict=True):
+            tables.append(((int(stage[first]), int(shapes[first])), (int(shapes[first]), rows[first:last])))
+        return kernel.prepare([table for _, table in sorted(tables, key=lambda t: t[0])], self.device)
