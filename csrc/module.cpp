@@ -8,6 +8,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::batch_norm {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::candidate_program {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::inner_search {
 void bind(pybind11::module_& module);
 }
@@ -36,6 +39,7 @@ PYBIND11_MODULE(_native, m) {
 #endif
     hwnas::additive::bind(m);
     hwnas::batch_norm::bind(m);
+    hwnas::candidate_program::bind(m);
     hwnas::inner_search::bind(m);
     hwnas::memory::bind(m);
     hwnas::merged_program::bind(m);
