@@ -13,7 +13,7 @@ from hwnas.errors import UserError
 from hwnas.ir.prims import Linear
 from hwnas.ir.tensor import TensorSpec
 from hwnas.lower.torch import ACTIVATIONS, Mode, apply_prim
-from hwnas.supernet.fuse import Fused, Norm, Step, fuse
+from hwnas.supernet.fuse import Fused, Norm, Step
 from hwnas.supernet.merge import Program, Weight
 from hwnas.supernet.schedule import Schedule
 

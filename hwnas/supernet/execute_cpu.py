@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from hwnas.errors import UserError
+from hwnas.kernels.candidate_plan import in_memory
 from hwnas.kernels.candidate_program import CandidateProgram, Node
 from hwnas.supernet.execute import Execution, Weights
 from hwnas.supernet.merge import Program
 
 
 class CpuExecution(Execution):
-    """Depth first for the statistics; then a few images at a time through everything, so that they stay in the cache.
-
-    UserError for a program that the native one does not cover.
-    """
+    """Depth first for the statistics; then a few images at a time through everything, so that they stay in the cache."""
 
     def __init__(self, program: Program, weights: Weights, candidates: Sequence[int]) -> None:
         self.candidates = tuple(candidates)
@@ -37,3 +36,14 @@ class CpuExecution(Execution):
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
         return self.native.run(images, wanted)
+
+
+def covers(program: Program) -> bool:
+    """Whether the native program knows all of it."""
+    if len(program.input.dims) != 3:
+        return False
+    try:
+        in_memory(program.input, [(value.prim, value.inputs) for value in program.values])
+    except UserError:
+        return False
+    return True

@@ -85,7 +85,6 @@ class CudaProgram:
         rows, norms = np.zeros(count, PROBLEM), np.zeros(count, NORM)
         inputs = np.zeros((count, kernel.TERMS), np.int64)
         shapes = np.full(count, kernel.MAP)
-        spare: list[Tensor] = []
         for i, step in enumerate(fused.steps):
             x = fused.spec(step.inputs[0])
             kind = _kind(step, x)
@@ -192,7 +191,7 @@ class CudaExecution(Execution):
         return torch.cat(found, 1)
 
     def _prepare(self, tile: int, which: tuple[int, ...]) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
-        """Launches, the memory they work in, in it the logits [tile, classes] of each candidate, and the norms' coefficients."""
+        """Launches, the memory they work in, in it each candidate's logits [tile, classes], and the norms' coefficients."""
         fused, arena, coefficients = self.program.fused, self._memory(tile), self._coefficients(1)
         norms = self._norms(self.normed, coefficients)
         channel = 4 * self.first_channel[self.normed + 1]

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-
 import torch
 
-from hwnas.errors import UserError
 from hwnas.kernels import merged_program as gpu
-from hwnas.supernet.execute import Execution, Load, TorchExecution, Weights
-from hwnas.supernet.execute_cpu import CpuExecution
-from hwnas.supernet.execute_cuda import CudaExecution, CudaProgram, covers
+from hwnas.supernet import execute_cpu, execute_cuda
+from hwnas.supernet.execute import Load, TorchExecution, Weights
 from hwnas.supernet.fuse import fuse
 from hwnas.supernet.merge import Program
 
 
 def loader(program: Program, weights: Weights, device: torch.device) -> Load:
     """What makes candidates of the program ready to run on the device, where the weights lie."""
+    if device.type == "cpu" and execute_cpu.covers(program):
+        return lambda candidates: execute_cpu.CpuExecution(program, weights, candidates)
     fused = fuse(program)
-    if gpu.available(device) and covers(fused):
-        native = CudaProgram(fused, weights)
-        return lambda candidates: CudaExecution(native, device, candidates)
-
-    def load(candidates: Sequence[int]) -> Execution:
-        if device.type == "cpu":
-            with suppress(UserError):  # what the native program does not cover
-                return CpuExecution(program, weights, candidates)
-        return TorchExecution(fused, weights, candidates)
-
-    return load
+    if gpu.available(device) and execute_cuda.covers(fused):
+        native = execute_cuda.CudaProgram(fused, weights)
+        return lambda candidates: execute_cuda.CudaExecution(native, device, candidates)
+    return lambda candidates: TorchExecution(fused, weights, candidates)

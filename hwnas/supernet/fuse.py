@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from hwnas.ir.prims import Activation, ActivationKind, Add, BatchNorm, Conv, Linear, Prim
+from hwnas.ir.prims import Activation, ActivationKind, Add, BatchNorm, Conv, Flatten, Linear, Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.merge import Program, Weight
 
@@ -63,6 +63,9 @@ def fuse(program: Program) -> Fused:
         source = inputs[0]
         joins = len(readers[source]) == 1 and source not in before and source > 0
         last = steps[place[source] - 1] if joins else None
+        if isinstance(prim, Flatten) and program.spec(source).dims[1:] in ((), (1, 1)):
+            place[index] = place[source]  # a linear layer takes [c, 1, 1] as it is
+            continue
         if isinstance(prim, BatchNorm):
             norm = Norm(prim.eps, *(weights or (None, None)))
             if last and not last.norm and not last.after:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hwnas.ir.arch import INPUT, Arch, Node
 from hwnas.ir.op import PlacedOp
-from hwnas.ir.prims import Add, Flatten, Prim
+from hwnas.ir.prims import Add, Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.supernet import bank_name
 
@@ -52,6 +52,9 @@ class Program:
     outputs: tuple[int, ...]
     unmerged: int
 
+    def spec(self, value: int) -> TensorSpec:
+        return self.values[value - 1].spec if value else self.input
+
     @cached_property
     def needed(self) -> list[tuple[int, ...]]:
         """Of each candidate the values that it needs, in order, without the images."""
@@ -74,7 +77,7 @@ def _ancestors(values: Sequence[Value], wanted: Iterable[int]) -> set[int]:
 
 def merge(archs: Sequence[Arch]) -> Program:
     """One program for simplified archs of one space, at least one."""
-    merged = _Merged(archs[0].input)
+    merged = _Merged()
     outputs = tuple(merged.append(arch) for arch in archs)
     return Program(archs[0].input, tuple(merged.values), outputs, merged.unmerged)
 
@@ -92,8 +95,7 @@ class _Line(NamedTuple):
 class _Merged:
     """Hash-consed prims. Whole nodes are remembered too, which is all that most nodes of most candidates need."""
 
-    def __init__(self, input: TensorSpec) -> None:
-        self.input = input
+    def __init__(self) -> None:
         self.values: list[Value] = []
         self.unmerged = 0
         self._prims: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -115,11 +117,9 @@ class _Merged:
         lines = _lines(node.name, placed)
         for line in lines:
             local.append(self._write(line, tuple(local[i] for i in line.inputs)))
-        return local[placed.graph.output], len(set(local) - set(inputs))
+        return local[placed.graph.output], len(lines)
 
     def _write(self, line: _Line, inputs: tuple[int, ...]) -> int:
-        if isinstance(line.prim, Flatten) and self._spec(inputs[0]).dims[1:] in ((), (1, 1)):
-            return inputs[0]  # a linear layer takes [c, 1, 1] as it is
         if isinstance(line.prim, Add):
             inputs = tuple(sorted(inputs))
         key = line.sign, inputs
@@ -127,9 +127,6 @@ class _Merged:
             self.values.append(Value(line.prim, inputs, line.weights, line.spec))
             self._prims[key] = len(self.values)
         return self._prims[key]
-
-    def _spec(self, value: int) -> TensorSpec:
-        return self.values[value - 1].spec if value else self.input
 
 
 _signs: dict[tuple[Prim, tuple[Weight, ...]], int] = {}

@@ -38,14 +38,14 @@ class Race:
 
     def ends(self, images: int) -> list[int]:
         """After how many images there is a look; the last is after all of them, and stops nobody."""
-        return sorted({max(1, images >> i) for i in range(self.looks, 0, -1)} - {images}) + [images]
+        return [*sorted({max(1, images >> i) for i in range(1, self.looks + 1)} - {images}), images]
 
     def survivors(self, right: Right, images: int) -> NDArray[np.int64]:
         """Which of the candidates go on, given what they got right so far, [candidates, seen], and how many images there are.
 
         Opponents are the candidates themselves and the incumbent.
         """
-        count, seen = right.shape
+        seen = right.shape[1]
         opponents = np.concatenate([right, self.incumbent[:, :seen]]) if len(self.incumbent) else right
         wins = opponents.astype(np.float32) @ (~right).T.astype(np.float32)  # [opponent, candidate]
         losses = (~opponents).astype(np.float32) @ right.T.astype(np.float32)
