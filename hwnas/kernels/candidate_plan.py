@@ -199,7 +199,7 @@ class _Planner:
     def _scratch(self, step: _Step) -> int:
         """Floats that a thread needs beside the arena: as in kernels_cpu.h."""
         if step.kind == Kind.CONV:
-            return 16 * 400
+            return 32 * 400
         if step.kind == Kind.DEPTHWISE:
             _, _, width = self._buffers[step.out].dims
             rows = (step.kernel[0] - 1) * step.dilation + 1
