@@ -74,6 +74,7 @@ constexpr int kAnyActivation = -1;  // decided vector by vector
 
 template <bool kAffine, int kActivation, bool kGate>
 struct Reader {
+    static constexpr bool kReadsGate = kGate;
     Source source;
     int channels;  // padded
 
@@ -91,19 +92,20 @@ struct Reader {
 // f(reader) with a reader that does what this source asks for, and no more.
 template <typename F>
 inline void with_reader(const Source& source, int channels, const F& f) {
-    const auto with_gate = [&](auto affine, auto activation) {
+    const auto with = [&](auto affine) {
         constexpr bool kAffine = decltype(affine)::value;
-        constexpr int kActivation = decltype(activation)::value;
-        if (source.gate) f(Reader<kAffine, kActivation, true>{source, channels});
-        else f(Reader<kAffine, kActivation, false>{source, channels});
+        if (source.gate && source.activation != kNone) return f(Reader<kAffine, kAnyActivation, true>{source, channels});
+        if (source.gate) return f(Reader<kAffine, kNone, true>{source, channels});
+        switch (source.activation) {
+            case kNone: return f(Reader<kAffine, kNone, false>{source, channels});
+            case kRelu: return f(Reader<kAffine, kRelu, false>{source, channels});
+            case kRelu6: return f(Reader<kAffine, kRelu6, false>{source, channels});
+            case kHardswish: return f(Reader<kAffine, kHardswish, false>{source, channels});
+            default: return f(Reader<kAffine, kAnyActivation, false>{source, channels});
+        }
     };
-    const auto with_kind = [&](auto affine) {
-        if (source.activation == kNone) with_gate(affine, Count<kNone>());
-        else if (source.activation == kRelu) with_gate(affine, Count<kRelu>());
-        else with_gate(affine, Count<kAnyActivation>());
-    };
-    if (source.scale) with_kind(Count<1>());
-    else with_kind(Count<0>());
+    if (source.scale) with(Count<1>());
+    else with(Count<0>());
 }
 
 // ---- finishing ----

@@ -39,7 +39,7 @@ struct Sink {
 };
 
 struct Kernels {
-    // weights [padded(o) / 16][kernel_h * kernel_w * c][16]; scratch of conv_scratch floats
+    // weights [padded(o) / 16][kernel_h * kernel_w * c][16]; scratch of kConvScratch floats
     void (*conv)(const Source& source, const Window& window, const float* weights, const Sink& sink, float* scratch);
     // one kernel a channel, weights [padded(c) / 16][kernel_h * kernel_w][16]; scratch of depthwise_scratch(window) floats
     void (*depthwise)(const Source& source, const Window& window, const float* weights, const Sink& sink, float* scratch);
@@ -55,7 +55,7 @@ struct Kernels {
     void (*moments)(const float* y, std::int64_t pixels, int c, double* mean, double* m2);
 };
 
-constexpr std::int64_t kConvScratch = 16 * 400;
+constexpr std::int64_t kConvScratch = 32 * 400;
 
 inline std::int64_t depthwise_scratch(const Window& w) {
     const std::int64_t rows = (w.kernel_h - 1) * w.dilation + 1, columns = (w.out_w - 1) * w.stride + (w.kernel_w - 1) * w.dilation + 1;

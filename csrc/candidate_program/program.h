@@ -1,9 +1,9 @@
-// A program of fused steps over a batch of images: what hwnas/kernels/candidate_plan.py makes of one or many networks. `run`
-// takes a few images at a time through all steps, so that their activations stay in the cache; `calibrate` takes the whole
-// batch through step after step, because a batch norm wants the statistics of the whole batch before its result is read.
+// A program of fused steps over a batch of images: what hwnas/kernels/candidate_plan.py makes of one or many networks. Steps come
+// in phases. Within a phase a few images at a time go through all steps; where a batch norm wants statistics, the phase ends,
+// because its result can be read only when the whole batch has been seen. What later phases read is stored for the whole
+// batch, or computed again from what is.
 //
-// Rows are int64, in the order of the plan's tables; -1 is none. Buffers are per image: buffer b of n images starts at
-// n * offset of the arena.
+// Rows are int64, in the order of the plan's tables; -1 is none.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,9 @@ namespace hwnas::candidate_program {
 
 enum Kind : std::int64_t { kInput, kConv, kDepthwise, kMaxPool, kAvgPool, kGlobalPool, kSum, kConcat, kZero, kMoments, kOutput };
 
+// In floats for one image, `offset` in the memory of the whole batch, or, if local, in a thread's for the images it is at.
 struct Buffer {
-    std::int64_t c, h, w, offset;
+    std::int64_t c, h, w, offset, local;
 };
 
 // What a step reads: see Source. `affine` is where a batch norm's channels stand among all, `gate` is a buffer.
@@ -29,16 +30,21 @@ struct Step {
     std::int64_t norm;  // the channels of the batch norm that wants this result's statistics
 };
 
+// Steps up to `end`, `images` at a time.
+struct Phase {
+    std::int64_t end, images;
+};
+
 struct Program {
     const Step* steps;
-    std::int64_t step_count;
+    const Phase* phases;
+    std::int64_t phase_count;
     const Read* reads;
     const Buffer* buffers;
-    std::int64_t buffer_count, image_floats;  // of the arena, for one image
     const float* weights;
     float* affine;  // [scale, shift][channels of all batch norms]; run reads it, calibrate writes it
     std::int64_t norm_channels;
-    std::int64_t scratch_floats;  // for each thread
+    std::int64_t local_floats, scratch_floats;  // for each thread
 };
 
 struct Norms {
@@ -52,12 +58,14 @@ struct Images {
     std::int64_t n;
 };
 
-// Results [outputs, n, c] of the steps that `wanted` marks. `arena` has threads * tile * image_floats floats, `scratch`
-// threads * scratch_floats. The same bits for any number of threads and any tile.
-Status run(const Program& program, const std::uint8_t* wanted, Images images, std::int64_t tile, float* results, float* arena, float* scratch,
-           int threads);
+struct Memory {
+    float *batch, *local, *scratch;  // `local` and `scratch` for every thread
+};
 
-// Statistics of one batch. `arena` has n * image_floats floats. The same bits for any number of threads.
-Status calibrate(const Program& program, const Norms& norms, Images images, float* arena, float* scratch, int threads);
+// A program of one phase: results [outputs, n, c] of the steps that `wanted` marks. The same bits for any number of threads.
+Status run(const Program& program, const std::uint8_t* wanted, Images images, float* results, const Memory& memory, int threads);
+
+// Statistics of one batch. The same bits for any number of threads.
+Status calibrate(const Program& program, const Norms& norms, Images images, const Memory& memory, int threads);
 
 }  // namespace hwnas::candidate_program

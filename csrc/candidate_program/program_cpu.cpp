@@ -11,34 +11,36 @@
 namespace hwnas::candidate_program {
 namespace {
 
-constexpr std::int64_t kUnitPixels = 1024;  // of a step's result, in one unit of calibrate's work
 constexpr Status kNoMemory{"no memory for the statistics"};
 
-// Executes steps for images [first, first + count) of an arena that holds `capacity` images.
+// Executes steps for images [first, first + count) of a batch of `n`.
 class Executor {
 public:
-    Executor(const Program& program, float* arena, std::int64_t capacity) : p_(program), k_(kernels()), arena_(arena), capacity_(capacity) {}
+    Executor(const Program& program, Images images, float* results, const Memory& memory, int thread, std::int64_t first, std::int64_t capacity)
+        : p_(program), k_(kernels()), images_(images), results_(results), batch_(memory.batch), local_(memory.local + thread * program.local_floats),
+          scratch_(memory.scratch + thread * program.scratch_floats), first_(first), capacity_(capacity),
+          count_(static_cast<int>(std::min(capacity, images.n - first))) {}
 
-    float* at(std::int64_t buffer, std::int64_t image) const {
+    float* at(std::int64_t buffer) const {
         const Buffer& b = p_.buffers[buffer];
-        return arena_ + b.offset * capacity_ + image * b.h * b.w * padded(static_cast<int>(b.c));
+        if (b.local) return local_ + b.offset * capacity_;
+        return batch_ + b.offset * images_.n + first_ * b.h * b.w * padded(static_cast<int>(b.c));
     }
 
-    // `images` points to image `first`, `results` to its first output's result; `n` is how many images the results have.
-    void execute(const Step& step, std::int64_t first, int count, const float* images, float* results, std::int64_t n, float* scratch) const {
+    void execute(const Step& step) const {
         if (step.kind == kMoments) return;
-        if (step.kind == kOutput) return output(step, first, count, results, n);
+        if (step.kind == kOutput) return output(step);
         const Buffer& to = p_.buffers[step.out];
-        float* const y = at(step.out, first);
-        if (step.kind == kInput) return input(to, count, images, y);
-        if (step.kind == kZero) return std::fill_n(y, count * to.h * to.w * padded(static_cast<int>(to.c)), 0.0f), void();
+        float* const y = at(step.out);
+        if (step.kind == kInput) return input(to, y);
+        if (step.kind == kZero) return std::fill_n(y, count_ * to.h * to.w * padded(static_cast<int>(to.c)), 0.0f), void();
         if (step.kind == kSum) {
             Source sources[kMostTerms];
             for (std::int64_t done = 0; done < step.reads;) {
                 int terms = 0;
                 if (done) sources[terms++] = {y, nullptr, nullptr, nullptr, kNone};
-                while (terms < kMostTerms && done < step.reads) sources[terms++] = source(p_.reads[step.first_read + done++], first);
-                k_.sum(sources, terms, count, to.h * to.w, static_cast<int>(to.c), y);
+                while (terms < kMostTerms && done < step.reads) sources[terms++] = source(p_.reads[step.first_read + done++]);
+                k_.sum(sources, terms, count_, to.h * to.w, static_cast<int>(to.c), y);
             }
             return;
         }
@@ -47,33 +49,36 @@ public:
             for (std::int64_t i = 0; i < step.reads; ++i) {
                 const Read& read = p_.reads[step.first_read + i];
                 const int c = static_cast<int>(p_.buffers[read.buffer].c);
-                k_.place(source(read, first), count, to.h * to.w, c, channel, static_cast<int>(to.c), y);
+                k_.place(source(read), count_, to.h * to.w, c, channel, static_cast<int>(to.c), y);
                 channel += c;
             }
             return;
         }
         const Read& read = p_.reads[step.first_read];
-        const Source from = source(read, first);
-        const Window w = window(step, p_.buffers[read.buffer], to, count);
+        const Source from = source(read);
+        const Window w = window(step, p_.buffers[read.buffer], to, count_);
         const Sink sink{y, step.bias < 0 ? nullptr : p_.weights + step.bias, scale(step.affine), shift(step.affine),
-                        step.residual < 0 ? nullptr : at(step.residual, first), static_cast<int>(step.activation)};
+                        step.residual < 0 ? nullptr : at(step.residual), static_cast<int>(step.activation)};
         switch (step.kind) {
-            case kConv: return k_.conv(from, w, p_.weights + step.weights, sink, scratch);
-            case kDepthwise: return k_.depthwise(from, w, p_.weights + step.weights, sink, scratch);
+            case kConv: return k_.conv(from, w, p_.weights + step.weights, sink, scratch_);
+            case kDepthwise: return k_.depthwise(from, w, p_.weights + step.weights, sink, scratch_);
             case kMaxPool:
             case kAvgPool: return k_.pool(from, w, step.kind == kMaxPool, y);
             default: return k_.global_pool(from, w, y);
         }
     }
 
-    void moments(const Step& step, std::int64_t first, std::int64_t count, double* mean, double* m2) const {
-        const std::int64_t buffer = measured(step);
+    // Means, and sums of squared distances, of the result that a step measures; returns over how many values.
+    std::int64_t moments(const Step& step, double* mean, double* m2) const {
+        const std::int64_t buffer = measured(p_, step);
         const Buffer& b = p_.buffers[buffer];
-        k_.moments(at(buffer, first), count * b.h * b.w, static_cast<int>(b.c), mean, m2);
+        k_.moments(at(buffer), count_ * b.h * b.w, static_cast<int>(b.c), mean, m2);
+        return count_ * b.h * b.w;
     }
 
-    // The buffer whose statistics a step takes.
-    std::int64_t measured(const Step& step) const { return step.kind == kMoments ? p_.reads[step.first_read].buffer : step.out; }
+    static std::int64_t measured(const Program& p, const Step& step) {
+        return step.kind == kMoments ? p.reads[step.first_read].buffer : step.out;
+    }
 
 private:
     static constexpr int kMostTerms = 16;
@@ -81,9 +86,8 @@ private:
     const float* scale(std::int64_t affine) const { return affine < 0 ? nullptr : p_.affine + affine; }
     const float* shift(std::int64_t affine) const { return affine < 0 ? nullptr : p_.affine + p_.norm_channels + affine; }
 
-    Source source(const Read& read, std::int64_t first) const {
-        return {at(read.buffer, first), scale(read.affine), shift(read.affine), read.gate < 0 ? nullptr : at(read.gate, first),
-                static_cast<int>(read.activation)};
+    Source source(const Read& read) const {
+        return {at(read.buffer), scale(read.affine), shift(read.affine), read.gate < 0 ? nullptr : at(read.gate), static_cast<int>(read.activation)};
     }
 
     static Window window(const Step& s, const Buffer& from, const Buffer& to, int count) {
@@ -92,35 +96,28 @@ private:
                 whole(s.kernel_w), whole(s.stride), whole(s.padding), whole(s.dilation)};
     }
 
-    static void input(const Buffer& to, int count, const float* images, float* y) {
+    void input(const Buffer& to, float* y) const {
         const std::int64_t c = to.c, cp = padded(static_cast<int>(c));
-        for (std::int64_t pixel = 0; pixel < count * to.h * to.w; ++pixel, y += cp, images += c) {
-            std::copy_n(images, c, y);
+        const float* image = images_.at + first_ * to.h * to.w * c;
+        for (std::int64_t pixel = 0; pixel < count_ * to.h * to.w; ++pixel, y += cp, image += c) {
+            std::copy_n(image, c, y);
             std::fill(y + c, y + cp, 0.0f);
         }
     }
 
-    void output(const Step& step, std::int64_t first, int count, float* results, std::int64_t n) const {
-        const std::int64_t buffer = p_.reads[step.first_read].buffer, c = p_.buffers[buffer].c;
-        for (int i = 0; i < count; ++i) std::copy_n(at(buffer, first + i), c, results + (step.out * n + i) * c);
+    void output(const Step& step) const {
+        const std::int64_t buffer = p_.reads[step.first_read].buffer, c = p_.buffers[buffer].c, cp = padded(static_cast<int>(c));
+        for (int i = 0; i < count_; ++i) std::copy_n(at(buffer) + i * cp, c, results_ + (step.out * images_.n + first_ + i) * c);
     }
 
     const Program& p_;
     const Kernels& k_;
-    float* arena_;
-    std::int64_t capacity_;
+    Images images_;
+    float* results_;
+    float *batch_, *local_, *scratch_;
+    std::int64_t first_, capacity_;
+    int count_;
 };
-
-std::int64_t image_size(const Program& p) {
-    const Buffer& b = p.buffers[0];
-    return b.c * b.h * b.w;
-}
-
-std::int64_t classes(const Program& p) {
-    for (std::int64_t i = 0; i < p.step_count; ++i)
-        if (p.steps[i].kind == kOutput) return p.buffers[p.reads[p.steps[i].first_read].buffer].c;
-    return 0;
-}
 
 // Means and sums of squares of units in order (Chan, Golub and LeVeque 1979) become the affine of this batch.
 void finish_norm(const Program& p, const Norms& norms, const Step& step, const Buffer& b, const std::vector<std::int64_t>& counts,
@@ -146,46 +143,38 @@ void finish_norm(const Program& p, const Norms& norms, const Step& step, const B
 
 }  // namespace
 
-Status run(const Program& p, const std::uint8_t* wanted, Images images, std::int64_t tile, float* results, float* arena, float* scratch,
-           int threads) {
-    const std::int64_t size = image_size(p), c = classes(p);
+Status run(const Program& p, const std::uint8_t* wanted, Images images, float* results, const Memory& memory, int threads) {
+    const Phase& phase = p.phases[0];
     Team team(threads);
-    team.run((images.n + tile - 1) / tile, [&](std::int64_t unit, int thread) {
-        const std::int64_t first = unit * tile, count = std::min(tile, images.n - first);
-        const Executor executor(p, arena + thread * tile * p.image_floats, tile);
-        for (std::int64_t i = 0; i < p.step_count; ++i)
-            if (wanted[i])
-                executor.execute(p.steps[i], 0, static_cast<int>(count), images.at + first * size, results + first * c, images.n,
-                                 scratch + thread * p.scratch_floats);
+    team.run((images.n + phase.images - 1) / phase.images, [&](std::int64_t unit, int thread) {
+        const Executor executor(p, images, results, memory, thread, unit * phase.images, phase.images);
+        for (std::int64_t i = 0; i < phase.end; ++i)
+            if (wanted[i]) executor.execute(p.steps[i]);
     });
     return {};
 }
 
-Status calibrate(const Program& p, const Norms& norms, Images images, float* arena, float* scratch, int threads) {
-    const std::int64_t size = image_size(p);
-    const Executor executor(p, arena, images.n);
+Status calibrate(const Program& p, const Norms& norms, Images images, const Memory& memory, int threads) {
     Team team(threads);
     try {
         std::vector<double> moments;
         std::vector<std::int64_t> counts;
-        for (std::int64_t i = 0; i < p.step_count; ++i) {
-            const Step& step = p.steps[i];
-            if (step.kind == kOutput) continue;
-            const Buffer& b = p.buffers[executor.measured(step)];
-            const std::int64_t some = std::max<std::int64_t>(1, kUnitPixels / (b.h * b.w)), units = (images.n + some - 1) / some;
-            const std::int64_t cp = padded(static_cast<int>(b.c));
-            if (step.norm >= 0) {
+        for (std::int64_t begin = 0, i = 0; i < p.phase_count; begin = p.phases[i++].end) {
+            const Phase& phase = p.phases[i];
+            const Step& last = p.steps[phase.end - 1];
+            const Buffer& b = p.buffers[Executor::measured(p, last)];
+            const std::int64_t units = (images.n + phase.images - 1) / phase.images, cp = padded(static_cast<int>(b.c));
+            if (last.norm >= 0) {
                 moments.resize(static_cast<std::size_t>(2 * units * cp));
                 counts.resize(static_cast<std::size_t>(units));
             }
             team.run(units, [&](std::int64_t unit, int thread) {
-                const std::int64_t first = unit * some, count = std::min(some, images.n - first);
-                executor.execute(step, first, static_cast<int>(count), images.at + first * size, nullptr, 0, scratch + thread * p.scratch_floats);
-                if (step.norm < 0) return;
-                counts[unit] = count * b.h * b.w;
-                executor.moments(step, first, count, moments.data() + 2 * unit * cp, moments.data() + (2 * unit + 1) * cp);
+                const Executor executor(p, images, nullptr, memory, thread, unit * phase.images, phase.images);
+                for (std::int64_t step = begin; step < phase.end; ++step) executor.execute(p.steps[step]);
+                if (last.norm < 0) return;
+                counts[unit] = executor.moments(last, moments.data() + 2 * unit * cp, moments.data() + (2 * unit + 1) * cp);
             });
-            if (step.norm >= 0) finish_norm(p, norms, step, b, counts, moments.data());
+            if (last.norm >= 0) finish_norm(p, norms, last, b, counts, moments.data());
         }
     } catch (const std::bad_alloc&) {
         return kNoMemory;

@@ -7,6 +7,7 @@ yet known, an activation before a convolution or the gate of a squeeze-and-excit
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,16 @@ from hwnas.ir.tensor import TensorSpec
 
 BLOCK = 16  # channels are padded to a multiple of it
 NONE = -1
+
+TILE_BYTES = 640 << 10  # of activations that a thread works on: most of a core's second cache
+MOST_IMAGES = 16
+MOST_PIXELS = 4096
+
+# For the choice between storing and computing again: bytes a second of one core, from memory and from the last cache.
+TYPICAL_BATCH = 128
+CACHE_BYTES = 8 << 20
+MEMORY_RATE = 8e9
+CACHE_RATE = 25e9
 
 
 def padded(channels: int) -> int:
@@ -91,9 +102,9 @@ class _Step:
         if self.residual != NONE:
             yield self.residual
 
-    def row(self, first_read: int) -> tuple[int, ...]:
+    def row(self, first_read: int, measured: bool) -> tuple[int, ...]:
         window = (*self.kernel, self.stride, self.padding, self.dilation)
-        rest = (self.weights, self.bias, self.affine, self.activation, self.residual, self.norm)
+        rest = (self.weights, self.bias, self.affine, self.activation, self.residual, self.norm if measured else NONE)
         return (self.kind, self.out, first_read, len(self.reads), *window, *rest)
 
 
@@ -108,12 +119,14 @@ class _Pending:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tables of program.h, all int64. `image_floats`: of the arena, for one image."""
+    """The tables of program.h, all int64. `batch_floats` for each image of a batch, the others for each thread."""
 
     steps: NDArray[np.int64]
+    phases: NDArray[np.int64]
     reads: NDArray[np.int64]
     buffers: NDArray[np.int64]
-    image_floats: int
+    batch_floats: int
+    local_floats: int
     scratch_floats: int
     sources: tuple[tuple[int, ...], ...]  # of each step: the buffers that it reads
 
@@ -181,25 +194,43 @@ class _Planner:
             self._output(0, [i for i, value in enumerate(outputs) if value == 0])
 
     def finish(self) -> Plan:
-        steps = self._steps if self._constant else _for_statistics(self._steps)
-        offsets, image_floats = _allocate(steps, [_floats(b) for b in self._buffers])
-        reads: list[tuple[int, int, int, int]] = []
-        rows = []
-        scratch = 0
-        for step in steps:
-            rows.append(step.row(len(reads)))
-            reads += [(v.buffer, v.affine, v.activation, v.gate) for v in step.reads]
-            scratch = max(scratch, self._scratch(step))
-        buffers = [(*b.dims, offset) for b, offset in zip(self._buffers, offsets, strict=True)]
+        sizes = [_floats(b) for b in self._buffers]
+        local = set(range(len(sizes)))
+        phases = [self._steps]
+        if not self._constant:
+            steps = _for_statistics(self._steps)
+            local = computed_again(steps, self._buffers)
+            phases = _phases(steps, local)
+        every = [step for phase in phases for step in phase]
+        # Threads are at different images of a phase, so what one of its steps no longer needs is free only when the phase ends.
+        batch_offsets, batch_floats = _allocate(phases, sizes, set(range(len(sizes))) - local)
+        local_offsets, image_floats = _allocate([[step] for step in every], sizes, local)
+        buffers = [(*b.dims, max(batch_offsets[i], local_offsets[i]), i in local) for i, b in enumerate(self._buffers)]
+        rows, ends, reads = [], [], list[tuple[int, ...]]()
+        for phase in phases:
+            for step in phase:
+                rows.append(step.row(len(reads), step is phase[-1]))
+                reads += [(v.buffer, v.affine, v.activation, v.gate) for v in step.reads]
+            ends.append((len(rows), self._images_at_once(phase, local, image_floats)))
         return Plan(
-            np.array(rows, np.int64).reshape(-1, 15), np.array(reads, np.int64).reshape(-1, 4), np.array(buffers, np.int64),
-            image_floats, scratch, tuple(tuple(s.buffers_read()) for s in steps),
+            steps=_table(rows, 15), phases=_table(ends, 2), reads=_table(reads, 4), buffers=_table(buffers, 5),
+            batch_floats=batch_floats, local_floats=max((images for _, images in ends), default=0) * image_floats,
+            scratch_floats=max(map(self._scratch, every), default=0), sources=tuple(tuple(s.buffers_read()) for s in every),
         )  # fmt: skip
+
+    def _images_at_once(self, phase: Sequence[_Step], local: set[int], image_floats: int) -> int:
+        """As many as stay in a core's second cache, but no more than keep a thread busy for a while."""
+        buffers = [step.out for step in phase if step.out in local and step.kind != Kind.OUTPUT]
+        fitting = TILE_BYTES // (4 * image_floats) if buffers else MOST_IMAGES
+        pixels = max(
+            (self._buffers[s.out].dims[1] * self._buffers[s.out].dims[2] for s in phase if s.kind < Kind.MOMENTS), default=1
+        )
+        return max(1, min(fitting, MOST_IMAGES, MOST_PIXELS // pixels))
 
     def _scratch(self, step: _Step) -> int:
         """Floats that a thread needs beside the arena: as in kernels_cpu.h."""
         if step.kind == Kind.CONV:
-            return 16 * 400
+            return 32 * 400
         if step.kind == Kind.DEPTHWISE:
             _, _, width = self._buffers[step.out].dims
             rows = (step.kernel[0] - 1) * step.dilation + 1
@@ -371,29 +402,90 @@ def _for_statistics(steps: Sequence[_Step]) -> list[_Step]:
     return kept[::-1]
 
 
-def _allocate(steps: Sequence[_Step], sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Offsets of buffers that share memory where their lives do not meet (first fit), and how much memory that is."""
-    last = {}
+def _phases(steps: Sequence[_Step], local: set[int]) -> list[list[_Step]]:
+    """A phase for each step whose result is stored or measured, with all that it needs of what is not stored."""
+    writer = {step.out: i for i, step in enumerate(steps) if step.kind != Kind.MOMENTS}
+    phases = []
     for i, step in enumerate(steps):
-        for buffer in (*step.buffers_read(), *([step.out] if step.kind not in (Kind.OUTPUT, Kind.MOMENTS) else [])):
-            last[buffer] = i
+        if step.norm == NONE and step.out in local:
+            continue
+        needed, stack = {i}, [i]
+        while stack:
+            for buffer in steps[stack.pop()].buffers_read():
+                if buffer in local and writer[buffer] not in needed:
+                    needed.add(writer[buffer])
+                    stack.append(writer[buffer])
+        phases.append([steps[j] for j in sorted(needed)])
+    return phases
+
+
+def computed_again(steps: Sequence[_Step], buffers: Sequence[TensorSpec]) -> set[int]:
+    """The buffers that every phase computes for itself, a few images at a time, because storing them for the whole batch and
+    reading them again would take longer. An estimate: the constants are of one core of a server."""
+    times: dict[int, int] = {}  # how often a step runs
+    readers: dict[int, list[int]] = {}
+    again: set[int] = set()
+    for i in range(len(steps) - 1, -1, -1):
+        step = steps[i]
+        reads = [times[j] for j in readers.get(step.out, ())] if step.kind != Kind.MOMENTS else []
+        if_again = (step.norm != NONE) + sum(reads)
+        times[i] = 1
+        if step.kind != Kind.MOMENTS:
+            size = 4 * _floats(buffers[step.out])
+            sources = sum(4 * _floats(buffers[b]) for b in step.buffers_read())
+            rate = MEMORY_RATE if size * TYPICAL_BATCH > CACHE_BYTES else CACHE_RATE
+            storing = size * (2 + sum(reads)) / rate
+            if (if_again - 1) * (_seconds(step, buffers) + sources / rate) < storing:
+                again.add(step.out)
+                times[i] = if_again
+        for buffer in set(step.buffers_read()):
+            readers.setdefault(buffer, []).append(i)
+    return again
+
+
+def _seconds(step: _Step, buffers: Sequence[TensorSpec]) -> float:
+    """For one image on one core."""
+    taps = step.kernel[0] * step.kernel[1]
+    match step.kind:
+        case Kind.CONV:
+            return _floats(buffers[step.out]) * (taps * buffers[step.reads[0].buffer].channels + 8) / 80e9
+        case Kind.DEPTHWISE:
+            return _floats(buffers[step.out]) * (taps + 8) / 50e9
+        case _:
+            return _floats(buffers[step.out]) * (taps + 2 * len(step.reads)) / 10e9
+
+
+def _table(rows: Sequence[tuple[int, ...]], columns: int) -> NDArray[np.int64]:
+    return np.array(rows, np.int64).reshape(-1, columns)
+
+
+def _allocate(times: Sequence[Sequence[_Step]], sizes: Sequence[int], which: set[int]) -> tuple[list[int], int]:
+    """Offsets of these buffers, which share memory where their lives, from time to time, do not meet (first fit), and how much
+    memory that is."""
+    lives: dict[int, tuple[int, int]] = {}
+    for i, steps in enumerate(times):
+        for step in steps:
+            for buffer in (*step.buffers_read(), *((step.out,) if step.kind not in (Kind.OUTPUT, Kind.MOMENTS) else ())):
+                if buffer in which:
+                    lives[buffer] = lives.get(buffer, (i, i))[0], i
+    begins: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
-    for buffer, i in last.items():
-        ends.setdefault(i, []).append(buffer)
-    offsets = [0] * len(sizes)
+    for buffer, (begin, end) in lives.items():
+        begins.setdefault(begin, []).append(buffer)
+        ends.setdefault(end, []).append(buffer)
+    offsets = [NONE] * len(sizes)
     live: list[tuple[int, int]] = []  # (offset, size), sorted
     peak = 0
-    for i, step in enumerate(steps):
-        if step.kind not in (Kind.OUTPUT, Kind.MOMENTS):
-            at, size = 0, sizes[step.out]
+    for i in range(len(times)):
+        for buffer in begins.get(i, ()):
+            at = 0
             for offset, taken in live:
-                if offset - at >= size:
+                if offset - at >= sizes[buffer]:
                     break
                 at = offset + taken
-            offsets[step.out] = at
-            live.append((at, size))
-            live.sort()
-            peak = max(peak, at + size)
+            offsets[buffer] = at
+            insort(live, (at, sizes[buffer]))
+            peak = max(peak, at + sizes[buffer])
         for buffer in ends.get(i, ()):
             live.remove((offsets[buffer], sizes[buffer]))
     return offsets, peak

@@ -29,8 +29,6 @@ from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels.candidate_plan import BLOCK, NONE, Placed, Plan, in_memory, is_depthwise, padded, plan
 from hwnas.kernels.memory import uninitialised_bytes
 
-TILE_BYTES = 640 << 10  # of activations that a thread works on: most of a core's second cache
-
 
 class Node(NamedTuple):
     """A primitive, the values it takes (0 is the images, i + 1 the result of node i), and its weights by the primitive's own
@@ -74,11 +72,11 @@ class CandidateProgram:
 
     def calibration_bytes(self, batch: int) -> int:
         """Memory that `calibrate` takes for the activations of a batch."""
-        return 4 * batch * self._calibration_plan.image_floats
+        return _bytes(self._calibration_plan, batch)
 
     def run_bytes(self) -> int:
-        """Memory that `run` takes for activations, over all threads."""
-        return 4 * torch.get_num_threads() * self._tile() * self._run_plan.image_floats
+        """Memory that `run` takes for activations, however many images."""
+        return _bytes(self._run_plan, 0)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Every batch norm's mean and variance become the mean over the batches ([n, c, h, w]) of what each batch has, which
@@ -90,10 +88,10 @@ class CandidateProgram:
             images = self._images(batch)
             if not len(images):
                 raise UserError("batch norm has no statistics of an empty batch", got=list(batch.shape))
-            arena, scratch = _uninitialised(len(images) * p.image_floats), _uninitialised(threads * p.scratch_floats)
+            memory = _memory(p, len(images), threads)
             _native.candidate_program.calibrate(
                 *self._tables(p, affine), norms.weight_bias.data_ptr(), norms.eps.data_ptr(), statistics.data_ptr(),
-                images.data_ptr(), len(images), arena.data_ptr(), scratch.data_ptr(), threads,
+                images.data_ptr(), len(images), [m.data_ptr() for m in memory], threads,
             )  # fmt: skip
             count += 1
         if not count:
@@ -109,28 +107,20 @@ class CandidateProgram:
     def run(self, images: Tensor, wanted: Sequence[int] | None = None) -> Tensor:
         """images [n, c, h, w] -> logits [outputs, n, classes]; of `wanted` outputs alone, in their order, if given."""
         images = self._images(images)
-        p, threads, tile = self._run_plan, torch.get_num_threads(), self._tile()
+        p, threads = self._run_plan, torch.get_num_threads()
         which = range(len(self._outputs)) if wanted is None else wanted
         logits, marks = torch.empty(len(self._outputs), len(images), self._classes), p.wanted(which)
-        arena, scratch = _uninitialised(threads * tile * p.image_floats), _uninitialised(threads * p.scratch_floats)
+        memory = _memory(p, 0, threads)
         _native.candidate_program.run(
-            *self._tables(p, self._norms.affine), marks.ctypes.data, images.data_ptr(), len(images), tile, logits.data_ptr(),
-            arena.data_ptr(), scratch.data_ptr(), threads,
+            *self._tables(p, self._norms.affine), marks.ctypes.data, images.data_ptr(), len(images), logits.data_ptr(),
+            [m.data_ptr() for m in memory], threads,
         )  # fmt: skip
         return logits if wanted is None else logits[list(wanted)]
 
-    def _tile(self) -> int:
-        return max(1, min(16, TILE_BYTES // (4 * self._run_plan.image_floats)))
-
     def _tables(self, p: Plan, affine: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        addresses = (
-            p.steps.ctypes.data,
-            p.reads.ctypes.data,
-            p.buffers.ctypes.data,
-            self._weights.data_ptr(),
-            affine.data_ptr(),
-        )
-        return addresses, (len(p.steps), len(p.buffers), p.image_floats, self._norms.channels, p.scratch_floats)
+        tables = [table.ctypes.data for table in (p.steps, p.phases, p.reads, p.buffers)]
+        sizes = len(p.phases), self._norms.channels, p.local_floats, p.scratch_floats
+        return (*tables, self._weights.data_ptr(), affine.data_ptr()), sizes
 
     def _images(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self._spec.dims or images.dtype != torch.float32 or images.is_cuda:
@@ -210,8 +200,14 @@ class _Norms:
         self.affine = torch.stack([scale, self.weight_bias[1] - statistics[0] * scale]).float()
 
 
-def _uninitialised(floats: int) -> Tensor:
-    return uninitialised_bytes(4 * floats, torch.device("cpu"))
+def _bytes(p: Plan, batch: int) -> int:
+    return 4 * (batch * p.batch_floats + torch.get_num_threads() * (p.local_floats + p.scratch_floats))
+
+
+def _memory(p: Plan, batch: int, threads: int) -> list[Tensor]:
+    """For the batch, and for the threads."""
+    floats = batch * p.batch_floats, threads * p.local_floats, threads * p.scratch_floats
+    return [uninitialised_bytes(4 * count, torch.device("cpu")) for count in floats]
 
 
 def _pack_vector(weight: Tensor) -> Tensor:
