@@ -18,9 +18,10 @@ from hwnas.ir import prims
 from hwnas.ir.prims import Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
-from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, TILE_PIXELS, Launches, Table
+from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, Launches, Table
 from hwnas.supernet.execute import Execution, Weights
 from hwnas.supernet.fuse import Fused, Step
+from hwnas.supernet.merge import Weight
 from hwnas.supernet.schedule import Schedule
 
 
@@ -81,46 +82,79 @@ class CudaProgram:
 
     def __init__(self, fused: Fused, weights: Weights) -> None:
         self.fused = fused
-        count = len(fused.steps)
-        rows, norms = np.zeros(count, PROBLEM), np.zeros(count, NORM)
-        inputs = np.zeros((count, kernel.TERMS), np.int64)
-        shapes = np.full(count, kernel.MAP)
-        for i, step in enumerate(fused.steps):
+        known: dict[tuple[int, TensorSpec], tuple[int, ...]] = {}
+        views: dict[Weight | None, tuple[int, ...]] = {None: (0, 0, 0, 0, 0)}
+
+        def view(weight: Weight | None) -> tuple[int, ...]:
+            """Its address and strides."""
+            if weight not in views:
+                tensor = weights(weight)  # type: ignore[arg-type]
+                views[weight] = tensor.data_ptr(), *(*tensor.stride(), 0, 0, 0)[:4]
+            return views[weight]
+
+        fixed, placed, operands, inputs, norms = [], [], [], [], []
+        nothing = (0, 0, 1)
+        for step in fused.steps:
             x = fused.spec(step.inputs[0])
-            kind = _kind(step, x)
-            assert kind is not None
-            c, h, w = _dims(x)
-            o, ho, wo = _dims(step.spec)
-            if kind == "dense":
-                shapes[i] = kernel.dense_shape(o)
-            weight, bias = (weights(v) if v else None for v in (step.weight, step.bias))
-            stride = (*weight.stride(), 0, 0)[:4] if weight is not None else (0, 0, 0, 0)
-            row = rows[i]
-            row["weight_stride"] = stride
-            row["weight"], row["bias"] = _address(weight), _address(bias)
-            numbers = (KINDS[kind], len(step.inputs), 0, 0, c, h, w, o, ho, wo, *_window(step.prim, x))
-            for name, number in zip(PROBLEM.names[_FIRST:], numbers, strict=False):
-                row[name] = number
-            row["after"] = 0 if step.norm else ACTIVATIONS[step.after]
-            inputs[i, : len(step.inputs)] = step.inputs
-            for operand, value in zip(row["in"], step.inputs, strict=False):
-                before = fused.steps[value - 1] if value else None
-                operand["first"] = ACTIVATIONS[before.after] if before and before.norm else 0
-                operand["second"] = ACTIVATIONS[step.before]
-                operand["channels"] = _dims(fused.spec(value))[0]
-            if step.norm:
-                gamma, beta = (weights(v) if v else None for v in (step.norm.scale, step.norm.shift))
-                norms[i]["gamma"], norms[i]["beta"] = _address(gamma), _address(beta)
-                norms[i]["c"], norms[i]["eps"] = o, step.norm.eps
-        rows["columns"] = -(-kernel.padded(rows["o"]) // kernel.TILE_CHANNELS[shapes])
-        self.rows, self.norms, self.inputs, self.shapes = rows, norms, inputs, shapes
+            key = id(step.prim), x
+            if key not in known:
+                known[key] = _numbers(step, x)
+            after = ACTIVATIONS[step.after]
+            fixed.append((*known[key], len(step.inputs), 0 if step.norm else after))
+            placed.append((view(step.bias)[0], *view(step.weight)))
+            before = ACTIVATIONS[step.before]
+            readers = []
+            for value in step.inputs:
+                source = fused.steps[value - 1] if value else None
+                readers.append((ACTIVATIONS[source.after] if source and source.norm else 0, before, fused.spec(value).dims[0]))
+            missing = kernel.TERMS - len(readers)
+            operands.append((*readers, *[nothing] * missing))
+            inputs.append((*step.inputs, *[0] * missing))
+            eps, gamma, beta = step.norm or (0.0, None, None)
+            norms.append((view(gamma)[0], view(beta)[0], step.spec.dims[0] if step.norm else 0, eps))
+        self.rows, self.norms = np.zeros(len(fused.steps), PROBLEM), np.zeros(len(fused.steps), NORM)
+        numbers = np.array(fixed, np.int32)
+        for name, column in zip((*_FIXED, "terms", "after"), numbers[:, 2:].T, strict=True):
+            self.rows[name] = column
+        self.shapes, self.shared = numbers[:, 0].astype(np.int64), numbers[:, 1].astype(np.int64)
+        addresses = np.array(placed, np.uint64)
+        self.rows["bias"], self.rows["weight"], self.rows["weight_stride"] = addresses[:, 0], addresses[:, 1], addresses[:, 2:]
+        for name, column in zip(("first", "second", "channels"), np.moveaxis(np.array(operands, np.int32), 2, 0), strict=True):
+            self.rows["in"][name] = column
+        self.inputs = np.array(inputs, np.int64)
+        for name, values in zip(("gamma", "beta", "c", "eps"), zip(*norms, strict=True), strict=True):
+            self.norms[name] = values
+        self.rows["columns"] = -(-kernel.padded(self.rows["o"]) // kernel.TILE_CHANNELS[self.shapes])
+        self.schedule = Schedule(fused, self)
+
+    def value_bytes(self, spec: TensorSpec) -> int:
+        c, h, w = _dims(spec)
+        return 4 * _padded(c) * h * w
+
+    def scratch_bytes(self, step: Step) -> int:
+        """Moments and size of every tile: with their borders, tiles are an eighth of what they could be at the worst."""
+        c, h, w = _dims(step.spec)
+        return 12 * _padded(c) * (8 * h * w // kernel.TILE_PIXELS + 1) if step.norm else 0
 
 
-_FIRST = list(PROBLEM.names or ()).index("kind")
+_FIXED = (
+    "kind", "c", "h", "w", "o", "ho", "wo", "kernel_h", "kernel_w", "stride", "padding", "dilation", "tile_n", "tile_h",
+    "tile_w", "depth", "kernel_rows",
+)  # fmt: skip
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _numbers(step: Step, x: TensorSpec) -> tuple[int, ...]:
+    """Shape and shared memory of a step's launch, and what _FIXED names."""
+    kind = _kind(step, x)
+    assert kind is not None
+    c, h, w = _dims(x)
+    o, ho, wo = _dims(step.spec)
+    kernel_h, kernel_w, stride, padding, dilation = _window(step.prim, x)
+    shape, shared, tile = kernel.MAP, 0, (0, 0, 0, 0, 0)
+    if kind == "dense":
+        shape = kernel.dense_shape(o)
+        *tile, shared = kernel.dense_tile(shape, kernel_h, stride, dilation, c, ho, wo)  # type: ignore[assignment]
+    return shape, shared, KINDS[kind], c, h, w, o, ho, wo, kernel_h, kernel_w, stride, padding, dilation, *tile
 
 
 def covers(fused: Fused) -> bool:
@@ -134,7 +168,7 @@ class CudaExecution(Execution):
 
     def __init__(self, program: CudaProgram, device: torch.device, candidates: Sequence[int]) -> None:
         self.program, self.device, self.candidates = program, device, tuple(candidates)
-        self.schedule = Schedule(program.fused, self)
+        self.schedule = program.schedule
         self.plan = self.schedule.plan(candidates, breadth=True)
         if len(self.candidates) == 1:
             deep = self.schedule.plan(candidates, breadth=False)
@@ -152,15 +186,6 @@ class CudaExecution(Execution):
 
     def memory(self, images: int) -> int:
         return images * self.plan.peak_bytes + 16 * self.channels
-
-    def value_bytes(self, spec: TensorSpec) -> int:
-        c, h, w = _dims(spec)
-        return 4 * _padded(c) * h * w
-
-    def scratch_bytes(self, step: Step) -> int:
-        """Moments of every tile, and of one tile more."""
-        c, h, w = _dims(step.spec)
-        return 8 * _padded(c) * (h * w // int(TILE_PIXELS[:-1].min()) + 1) if step.norm else 0
 
     def recalibrate(self, batches: Sequence[Tensor], limit: int) -> None:
         size, at_once = len(batches[0]), max(1, min(len(batches), limit // self.memory(len(batches[0]))))
@@ -196,9 +221,10 @@ class CudaExecution(Execution):
         norms = self._norms(self.normed, coefficients)
         channel = 4 * self.first_channel[self.normed + 1]
         norms["mean"], norms["m2"] = self.statistics[0].data_ptr() + channel, self.statistics[1].data_ptr() + channel
-        norms["pixels"] = norms["tiles"] = norms["tile_pixels"] = norms["groups"] = 1
+        ones = torch.ones(1, device=self.device)  # a tile of one pixel with that mean and variance
+        norms["count"], norms["tiles"], norms["groups"] = ones.data_ptr(), 1, 1
         if len(norms):
-            kernel.run(kernel.prepare([(kernel.NORMS, norms)], self.device))
+            kernel.run(kernel.prepare([(kernel.NORMS, 0, norms)], self.device))
         needed = set(chain(*(self.schedule.needed(self.candidates[i]) for i in which)))
         stages = [[step for step in stage if step in needed] for stage in self.plan.stages]
         launches = self._launches([s for s in stages if s], arena, coefficients, tile, 1, moments=False)
@@ -247,29 +273,34 @@ class CudaExecution(Execution):
         rows, shapes = p.rows[steps], p.shapes[steps]
         place = arena.data_ptr() + total * self.offset
         rows["images"], rows["groups"], rows["y"] = images, groups, place[steps + 1]
-        rows["tiles"] = -(-images * rows["ho"].astype(np.int64) * rows["wo"] // TILE_PIXELS[shapes])
+        dense = shapes != kernel.MAP
+        rows["tiles"] = -(-images * rows["ho"].astype(np.int64) * rows["wo"] // kernel.TILE_PIXELS)
+        sides = (-(-extent // rows[name][dense]) for extent, name in (
+            (images, "tile_n"), (rows["ho"][dense], "tile_h"), (rows["wo"][dense], "tile_w"),
+        ))  # fmt: skip
+        rows["tiles"][dense] = next(sides) * next(sides) * next(sides)
         inputs = p.inputs[steps]
         channel = self.first_channel[inputs]
         for name, part in (("scale", coefficients[0]), ("shift", coefficients[1])):
             rows["in"][name] = np.where(channel >= 0, part.data_ptr() + 4 * channel, 0)
         rows["in"]["x"], rows["in"]["norm_stride"] = place[inputs], self.channels
-        tables: list[tuple[tuple[int, int], tuple[int, Table]]] = []
+        tables: list[tuple[tuple[int, int], tuple[int, int, Table]]] = []
         if moments:
             normed = self.first_channel[steps + 1] >= 0
             floats = normed * groups * rows["tiles"].astype(np.int64) * kernel.padded(rows["o"])
             starts = np.cumsum(floats) - floats
             begins = starts[np.searchsorted(stage, stage)]  # each stage writes over the one before
-            scratch = torch.empty(2, int((starts + floats - begins).max(initial=1)), device=self.device)
-            for name, part in zip(("mean", "m2"), scratch, strict=True):
+            scratch = torch.empty(3, int((starts + floats - begins).max(initial=1)), device=self.device)
+            for name, part in zip(("mean", "m2", "count"), scratch, strict=True):
                 rows[name] = np.where(normed, part.data_ptr() + 4 * (starts - begins), 0)
             norms = self._norms(steps[normed], coefficients)
-            norms["mean"], norms["m2"] = rows["mean"][normed], rows["m2"][normed]
-            norms["tiles"], norms["tile_pixels"], norms["groups"] = rows["tiles"][normed], TILE_PIXELS[shapes[normed]], groups
-            norms["pixels"] = images * rows["ho"][normed].astype(np.int64) * rows["wo"][normed]
+            for name in ("mean", "m2", "count", "tiles", "groups"):
+                norms[name] = rows[name][normed]
             for number in np.unique(stage[normed]):
-                tables.append(((number, kernel.NORMS), (kernel.NORMS, norms[stage[normed] == number])))
+                tables.append(((int(number), kernel.NORMS), (kernel.NORMS, 0, norms[stage[normed] == number])))
             self._scratch = scratch
-        cuts = np.flatnonzero(np.diff(stage * len(TILE_PIXELS) + shapes, prepend=-1))
+        cuts = np.flatnonzero(np.diff(stage * 5 + shapes, prepend=-1))
         for first, last in zip(cuts, (*cuts[1:], len(steps)), strict=True):
-            tables.append(((int(stage[first]), int(shapes[first])), (int(shapes[first]), rows[first:last])))
+            shape, shared = int(shapes[first]), int(p.shared[steps[first:last]].max())
+            tables.append(((int(stage[first]), shape), (shape, shared, rows[first:last])))
         return kernel.prepare([table for _, table in sorted(tables, key=lambda t: t[0])], self.device)
