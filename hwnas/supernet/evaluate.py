@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwnas.data import SearchData, Split
-from hwnas.ir.simplify import simplify
+from hwnas.ir.arch import Arch
 from hwnas.lower.torch import BN_MOMENTUM, ArchModule
-from hwnas.space import Genotype
 from hwnas.supernet.execute import Execution, in_parts
 from hwnas.supernet.executions import loader
 from hwnas.supernet.merge import merge
@@ -25,7 +24,8 @@ from hwnas.supernet.race import Race, shuffled
 from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
-MEMORY_LIMIT = 1 << 30  # bytes of activations
+MEMORY_LIMIT = (1 << 30, 8 << 30)  # bytes of activations: on processors, on GPUs
+SIDE_BY_SIDE = 64  # candidates on a GPU at most
 
 
 @dataclass(frozen=True)
@@ -106,50 +106,64 @@ def evaluate(network: ArchModule, split: Split) -> Evaluation:
 
 def evaluate_many(
     supernet: Supernet,
-    genotypes: Sequence[Genotype],
+    archs: Sequence[Arch],
     data: SearchData,
     *,
     batch_size: int = 128,
     batches: int = 4,
     seed: int = 0,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int | None = None,
     race: Race | None = None,
 ) -> list[Evaluation]:
-    """Of each path, what `recalibrate` on the training split and `evaluate` on the validation split say of its derived network.
+    """Of each arch, what `recalibrate` on the training split and `evaluate` on the validation split say of its derived network.
 
-    The paths run as one merged program on the supernet's device, in parts whose live activations keep within `memory_limit`
-    bytes; UserError if that is too little for one of them. race: stops candidates that a better one has left behind, whose
-    evaluation is then of the images that they have seen.
+    archs: simplified ones of the supernet's space. They run as one merged program on the supernet's device, in parts whose live
+    activations keep within `memory_limit` bytes (see MEMORY_LIMIT); UserError if that is too little for one of them. race:
+    stops candidates that a better one has left behind, whose evaluation is then of the images that they have seen.
     """
-    if not genotypes:
+    if not archs:
         return []
-    program = merge([simplify(supernet.space.decode(genotype)) for genotype in genotypes])
     device = next(supernet.parameters()).device
+    limit = MEMORY_LIMIT[device.type == "cuda"] if memory_limit is None else memory_limit
+    program = merge(archs)
     load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape).detach(), device)
     training, _ = tensors(data.train, device)
     images, labels = tensors(data.validation, device)
     if race:
         order = torch.from_numpy(shuffled(len(labels), seed)).to(device)
         images, labels = images[order], labels[order]
-    calibration = [training[index] for index in _batches(len(training), batch_size, batches, seed)]
-    tally = Tally(len(genotypes))
+    calibration = [training[index.to(device)] for index in _batches(len(training), batch_size, batches, seed)]
+    tally = Tally(len(archs))
+    running: list[tuple[Sequence[int], Tensor, Tensor]] = []  # what a device may still be working on
     with torch.inference_mode():
-        for part in in_parts(program, load, memory_limit, len(calibration[0])):
-            part.recalibrate(calibration, memory_limit)
-            _validate(part, images, labels, memory_limit, tally, race)
-    return [tally.evaluation(candidate) for candidate in range(len(genotypes))]
+        # A GPU works on one part while the next is prepared, so there are several.
+        at_most = SIDE_BY_SIDE if device.type == "cuda" else None
+        for candidates, part in in_parts(program, load, limit, len(calibration[0]), at_most):
+            part.recalibrate(calibration, limit)
+            for seen in running:
+                tally.add(*seen)
+            if race:
+                _race(candidates, part, images, labels, limit, tally, race)
+            else:
+                running = [(candidates, part.logits(images, limit), labels)]
+        for seen in running:
+            tally.add(*seen)
+    return [tally.evaluation(candidate) for candidate in range(len(archs))]
 
 
-def _validate(part: Execution, images: Tensor, labels: Tensor, limit: int, tally: Tally, race: Race | None) -> None:
-    """The part's candidates over all images, or as far as the race takes them."""
-    alive, start = np.arange(len(part.candidates)), 0
-    for end in race.ends(len(labels)) if race else [len(labels)]:
-        names = [part.candidates[i] for i in alive]
+def _race(
+    candidates: Sequence[int], part: Execution, images: Tensor, labels: Tensor, limit: int, tally: Tally, race: Race
+) -> None:
+    """The part's candidates over the images as far as the race takes them."""
+    alive, start = np.arange(len(candidates)), 0
+    for end in race.ends(len(labels)):
+        names = [candidates[i] for i in alive.tolist()]
         tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
-        if race and end < len(labels):
-            alive = alive[race.survivors(np.stack([tally.right[n] for n in names]), len(labels))]
-        elif race:
-            race.finish(np.stack([tally.right[n] for n in names]))
+        right = np.stack([tally.right[name] for name in names])
+        if end < len(labels):
+            alive = alive[race.survivors(right, len(labels))]
+        else:
+            race.finish(right)
         start = end
 
 

@@ -13,7 +13,7 @@ from hwnas.errors import UserError
 from hwnas.ir.prims import Linear
 from hwnas.ir.tensor import TensorSpec
 from hwnas.lower.torch import ACTIVATIONS, Mode, apply_prim
-from hwnas.supernet.fuse import Fused, Norm, Step
+from hwnas.supernet.fuse import Norm, Step, fuse
 from hwnas.supernet.merge import Program, Weight
 from hwnas.supernet.schedule import Schedule
 
@@ -22,9 +22,7 @@ TILE = 512  # images that PyTorch takes through a program at once
 
 
 class Execution(ABC):
-    """Candidates of a program, by number, in the order in which their logits come."""
-
-    candidates: tuple[int, ...]
+    """All candidates of a program, their logits in its order."""
 
     @abstractmethod
     def memory(self, images: int) -> int:
@@ -39,33 +37,36 @@ class Execution(ABC):
 
     @abstractmethod
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
-        """[candidates, n, classes], of the `wanted` of the candidates if given (counted from 0), by those statistics.
+        """[candidates, n, classes], of the `wanted` candidates in that order if given, by those statistics.
 
         As many images at a time as `limit` bytes of activations allow, but one at least.
         """
 
 
-Load = Callable[[Sequence[int]], Execution]
+Load = Callable[[Program], Execution]
 
 
-def in_parts(program: Program, load: Load, limit: int, images: int) -> Iterator[Execution]:
+def in_parts(
+    program: Program, load: Load, limit: int, images: int, at_most: int | None = None
+) -> Iterator[tuple[list[int], Execution]]:
     """All candidates, as many side by side as `limit` bytes of activations allow for a batch of so many images.
 
-    Parts share nothing: what two have in common runs twice. UserError if one candidate by itself needs more memory.
+    Yields the candidates' numbers and how they run. Parts share nothing: what two have in common runs twice. UserError if one
+    candidate by itself needs more memory.
     """
     left = program.in_order(range(len(program.outputs)))
-    size = len(left)
+    size = at_most or len(left)
     while left:
         size = min(size, len(left))
-        part = load(left[:size])
+        part = load(program.part(left[:size]))
         memory = part.memory(images)
         if memory <= limit:
-            yield part
+            yield left[:size], part
             left = left[size:]
         elif size > 1:
             size = max(1, min(size - 1, size * limit // memory))
         else:
-            needed = max(load([c]).memory(images) for c in range(len(program.outputs)))
+            needed = max(load(program.part([c])).memory(images) for c in range(len(program.outputs)))
             raise UserError(
                 f"one candidate by itself, {images} images at a time, needs more memory than its limit", got=f"{limit} bytes",
                 remedy=f"allow {needed} bytes",
@@ -75,9 +76,10 @@ def in_parts(program: Program, load: Load, limit: int, images: int) -> Iterator[
 class TorchExecution(Execution):
     """Step after step, depth first, with PyTorch's operators. Statistics and logits lie where the weights lie."""
 
-    def __init__(self, fused: Fused, weights: Weights, candidates: Sequence[int]) -> None:
-        self.fused, self.weights, self.candidates = fused, weights, tuple(candidates)
-        self.plan = Schedule(fused, self).plan(candidates, breadth=False)
+    def __init__(self, program: Program, weights: Weights) -> None:
+        self.fused, self.weights = fuse(program), weights
+        self.everyone = range(len(program.outputs))
+        self.plan = Schedule(self.fused, self).plan(self.everyone, breadth=False)
         self.statistics: dict[int, tuple[Tensor, Tensor]] = {}  # of a step's norm: mean and variance
 
     def memory(self, images: int) -> int:
@@ -99,18 +101,18 @@ class TorchExecution(Execution):
                 running = self.statistics.setdefault(number, (x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])))
                 return F.batch_norm(x, *running, *self._affine(norm), True, momentum, norm.eps)
 
-            self._run(images, normalise, self.candidates)
+            self._run(images, normalise, self.everyone)
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
         def normalise(number: int, norm: Norm, x: Tensor) -> Tensor:
             return F.batch_norm(x, *self.statistics[number], *self._affine(norm), False, 0.0, norm.eps)
 
-        candidates = self.candidates if wanted is None else [self.candidates[i] for i in wanted]
+        candidates = self.everyone if wanted is None else wanted
         tile = min(TILE, max(1, limit // self.plan.peak_bytes))
         return torch.cat([self._run(part, normalise, candidates) for part in images.split(tile)], 1)  # type: ignore[no-untyped-call]
 
     def _run(self, images: Tensor, normalise: Callable[[int, Norm, Tensor], Tensor], candidates: Sequence[int]) -> Tensor:
-        plan = self.plan if len(candidates) == len(self.candidates) else Schedule(self.fused, self).plan(candidates, False)
+        plan = self.plan if candidates is self.everyone else Schedule(self.fused, self).plan(candidates, False)
         values = {0: images}
         for stage, dead in zip(plan.stages, plan.dead, strict=True):
             for number in stage:

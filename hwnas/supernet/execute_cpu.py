@@ -16,17 +16,9 @@ from hwnas.supernet.merge import Program
 class CpuExecution(Execution):
     """Depth first for the statistics; then a few images at a time through everything, so that they stay in the cache."""
 
-    def __init__(self, program: Program, weights: Weights, candidates: Sequence[int]) -> None:
-        self.candidates = tuple(candidates)
-        place, nodes = {0: 0}, []
-        for candidate in candidates:
-            for number in program.needed[candidate]:
-                if number not in place:
-                    value = program.values[number - 1]
-                    found = {w.name: weights(w) for w in value.weights}
-                    nodes.append(Node(value.prim, tuple(place[i] for i in value.inputs), found))
-                    place[number] = len(nodes)
-        self.native = CandidateProgram(program.input, nodes, [place[program.outputs[c]] for c in candidates])
+    def __init__(self, program: Program, weights: Weights) -> None:
+        nodes = [Node(v.prim, v.inputs, {w.name: weights(w) for w in v.weights}) for v in program.values]
+        self.native = CandidateProgram(program.input, nodes, program.outputs)
 
     def memory(self, images: int) -> int:
         return self.native.calibration_bytes(images)

@@ -20,8 +20,8 @@ from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
 from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, Launches, Table
 from hwnas.supernet.execute import Execution, Weights
-from hwnas.supernet.fuse import Fused, Step
-from hwnas.supernet.merge import Weight
+from hwnas.supernet.fuse import Fused, Step, fuse
+from hwnas.supernet.merge import Program, Weight
 from hwnas.supernet.schedule import Schedule
 
 
@@ -36,9 +36,8 @@ def _padded(channels: int) -> int:
     return -(-channels // 4) * 4
 
 
-def _kind(step: Step, x: TensorSpec) -> str | None:
-    """Which kind of problem a step is, if it is any."""
-    prim, terms = step.prim, len(step.inputs)
+def _kind(prim: Prim, terms: int, x: TensorSpec) -> str | None:
+    """Which kind of problem a prim of so many inputs is, if it is any."""
     match prim:
         case prims.Conv() if prim.groups == 1:
             return "dense"
@@ -62,6 +61,8 @@ def _kind(step: Step, x: TensorSpec) -> str | None:
             return "zero"
         case prims.Flatten():
             return "flatten"
+        case prims.BatchNorm() | prims.Activation():
+            return "add"  # of one term, where they join nothing
     return None
 
 
@@ -77,21 +78,25 @@ def _window(prim: Prim, x: TensorSpec) -> tuple[int, int, int, int, int]:
     return 1, 1, 1, 0, 1
 
 
-class CudaProgram:
-    """What all parts of a program have in common: of every step a row of the table, without the places of its inputs."""
+class Views:
+    """Addresses and strides of the supernet's weights, each looked up once."""
 
-    def __init__(self, fused: Fused, weights: Weights) -> None:
-        self.fused = fused
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self._known: dict[Weight | None, tuple[int, ...]] = {None: (0, 0, 0, 0, 0)}
+
+    def __call__(self, weight: Weight | None) -> tuple[int, ...]:
+        if weight is not None and weight not in self._known:
+            tensor = self.weights(weight)
+            self._known[weight] = tensor.data_ptr(), *(*tensor.stride(), 0, 0, 0)[:4]
+        return self._known[weight]
+
+
+class _Table:
+    """Of every step a row, without the places of its inputs and outputs."""
+
+    def __init__(self, fused: Fused, view: Views) -> None:
         known: dict[tuple[int, TensorSpec], tuple[int, ...]] = {}
-        views: dict[Weight | None, tuple[int, ...]] = {None: (0, 0, 0, 0, 0)}
-
-        def view(weight: Weight | None) -> tuple[int, ...]:
-            """Its address and strides."""
-            if weight not in views:
-                tensor = weights(weight)  # type: ignore[arg-type]
-                views[weight] = tensor.data_ptr(), *(*tensor.stride(), 0, 0, 0)[:4]
-            return views[weight]
-
         fixed, placed, operands, inputs, norms = [], [], [], [], []
         nothing = (0, 0, 1)
         for step in fused.steps:
@@ -125,16 +130,6 @@ class CudaProgram:
         for name, values in zip(("gamma", "beta", "c", "eps"), zip(*norms, strict=True), strict=True):
             self.norms[name] = values
         self.rows["columns"] = -(-kernel.padded(self.rows["o"]) // kernel.TILE_CHANNELS[self.shapes])
-        self.schedule = Schedule(fused, self)
-
-    def value_bytes(self, spec: TensorSpec) -> int:
-        c, h, w = _dims(spec)
-        return 4 * _padded(c) * h * w
-
-    def scratch_bytes(self, step: Step) -> int:
-        """Moments and size of every tile: with their borders, tiles are an eighth of what they could be at the worst."""
-        c, h, w = _dims(step.spec)
-        return 12 * _padded(c) * (8 * h * w // kernel.TILE_PIXELS + 1) if step.norm else 0
 
 
 _FIXED = (
@@ -145,7 +140,7 @@ _FIXED = (
 
 def _numbers(step: Step, x: TensorSpec) -> tuple[int, ...]:
     """Shape and shared memory of a step's launch, and what _FIXED names."""
-    kind = _kind(step, x)
+    kind = _kind(step.prim, len(step.inputs), x)
     assert kind is not None
     c, h, w = _dims(x)
     o, ho, wo = _dims(step.spec)
@@ -157,32 +152,43 @@ def _numbers(step: Step, x: TensorSpec) -> tuple[int, ...]:
     return shape, shared, KINDS[kind], c, h, w, o, ho, wo, kernel_h, kernel_w, stride, padding, dilation, *tile
 
 
-def covers(fused: Fused) -> bool:
-    """Whether every step is one that the kernels know, and the logits are what a step without a norm leaves."""
-    known = all(_kind(step, fused.spec(step.inputs[0])) for step in fused.steps)
-    return known and all(value and not fused.steps[value - 1].norm for value in fused.outputs)
+def covers(program: Program) -> bool:
+    """Whether the kernels know every prim, and the logits are what a step without a norm leaves."""
+    known = all(_kind(v.prim, len(v.inputs), program.spec(v.inputs[0])) for v in program.values)
+    plain = all(value and not isinstance(program.values[value - 1].prim, prims.BatchNorm) for value in program.outputs)
+    return known and plain
 
 
 class CudaExecution(Execution):
     """Breadth first, or depth first where a single candidate needs less memory so. Statistics lie in rows of all channels."""
 
-    def __init__(self, program: CudaProgram, device: torch.device, candidates: Sequence[int]) -> None:
-        self.program, self.device, self.candidates = program, device, tuple(candidates)
-        self.schedule = program.schedule
-        self.plan = self.schedule.plan(candidates, breadth=True)
-        if len(self.candidates) == 1:
-            deep = self.schedule.plan(candidates, breadth=False)
+    def __init__(self, program: Program, views: Views, device: torch.device) -> None:
+        self.fused, self.device = fuse(program), device
+        self.table = _Table(self.fused, views)
+        self.schedule = Schedule(self.fused, self)
+        everyone = range(len(program.outputs))
+        self.plan = self.schedule.plan(everyone, breadth=True)
+        if len(everyone) == 1:
+            deep = self.schedule.plan(everyone, breadth=False)
             self.plan = min(self.plan, deep, key=lambda plan: plan.peak_bytes)
-        steps = np.array(list(chain(*self.plan.stages)), np.int64)
-        self.normed = steps[program.norms["c"][steps] > 0]
-        widths = kernel.padded(program.norms["c"][self.normed].astype(np.int64))
+        self.normed = np.flatnonzero(self.table.norms["c"])
+        widths = kernel.padded(self.table.norms["c"][self.normed].astype(np.int64))
         self.channels = max(4, int(widths.sum()))  # of all norms
-        self.first_channel = np.full(len(program.rows) + 1, -1)  # of a value's norm, if it has one
+        self.first_channel = np.full(len(self.table.rows) + 1, -1)  # of a value's norm, if it has one
         self.first_channel[self.normed + 1] = np.cumsum(widths) - widths
-        self.offset = np.zeros(len(program.rows) + 1, np.int64)
+        self.offset = np.zeros(len(self.table.rows) + 1, np.int64)
         self.offset[list(self.plan.offset)] = list(self.plan.offset.values())
         self.statistics = torch.empty(0)  # [mean and variance, channels]
         self._ready: dict[tuple[int, tuple[int, ...]], tuple[Launches, Tensor, list[Tensor], Tensor]] = {}
+
+    def value_bytes(self, spec: TensorSpec) -> int:
+        c, h, w = _dims(spec)
+        return 4 * _padded(c) * h * w
+
+    def scratch_bytes(self, step: Step) -> int:
+        """Moments and size of every tile: with their borders, tiles are an eighth of what they could be at the worst."""
+        c, h, w = _dims(step.spec)
+        return 12 * _padded(c) * (8 * h * w // kernel.TILE_PIXELS + 1) if step.norm else 0
 
     def memory(self, images: int) -> int:
         return images * self.plan.peak_bytes + 16 * self.channels
@@ -201,7 +207,7 @@ class CudaExecution(Execution):
         self._ready = {}
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
-        which = tuple(range(len(self.candidates)) if wanted is None else wanted)
+        which = tuple(range(len(self.fused.outputs)) if wanted is None else wanted)
         parts = -(-len(images) // max(1, limit // self.plan.peak_bytes))
         tile = -(-len(images) // parts)
         if (tile, which) not in self._ready:
@@ -217,7 +223,7 @@ class CudaExecution(Execution):
 
     def _prepare(self, tile: int, which: tuple[int, ...]) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
         """Launches, the memory they work in, in it each candidate's logits [tile, classes], and the norms' coefficients."""
-        fused, arena, coefficients = self.program.fused, self._memory(tile), self._coefficients(1)
+        fused, arena, coefficients = self.fused, self._memory(tile), self._coefficients(1)
         norms = self._norms(self.normed, coefficients)
         channel = 4 * self.first_channel[self.normed + 1]
         norms["mean"], norms["m2"] = self.statistics[0].data_ptr() + channel, self.statistics[1].data_ptr() + channel
@@ -225,12 +231,12 @@ class CudaExecution(Execution):
         norms["count"], norms["tiles"], norms["groups"] = ones.data_ptr(), 1, 1
         if len(norms):
             kernel.run(kernel.prepare([(kernel.NORMS, 0, norms)], self.device))
-        needed = set(chain(*(self.schedule.needed(self.candidates[i]) for i in which)))
+        needed = set(chain(*(self.schedule.needed(i) for i in which)))
         stages = [[step for step in stage if step in needed] for stage in self.plan.stages]
         launches = self._launches([s for s in stages if s], arena, coefficients, tile, 1, moments=False)
         outputs = []
         for i in which:
-            value = fused.outputs[self.candidates[i]]
+            value = fused.outputs[i]
             classes = fused.spec(value).dims[0]
             start = tile * int(self.offset[value]) // 4
             lines = arena[start : start + tile * _padded(classes)].view(tile, -1)
@@ -239,7 +245,7 @@ class CudaExecution(Execution):
 
     def _fill(self, arena: Tensor, images: Tensor) -> None:
         """The images go where value 0 lies."""
-        c, h, w = _dims(self.program.fused.input)
+        c, h, w = _dims(self.fused.input)
         place = arena[: len(images) * h * w * _padded(c)].view(len(images), h, w, -1)
         place[..., c:] = 0
         place[..., :c] = images.view(len(images), c, h, w).permute(0, 2, 3, 1)
@@ -253,7 +259,7 @@ class CudaExecution(Execution):
 
     def _norms(self, steps: Table, coefficients: Tensor) -> Table:
         """Rows of these steps' norms, with places for their results."""
-        norms = self.program.norms[steps]
+        norms = self.table.norms[steps]
         channel = 4 * self.first_channel[steps + 1]
         for name, part in zip(("scale", "shift", "batch_mean", "batch_var"), coefficients, strict=True):
             norms[name] = part.data_ptr() + channel
@@ -264,7 +270,7 @@ class CudaExecution(Execution):
         self, stages: Sequence[Sequence[int]], arena: Tensor, coefficients: Tensor, images: int, groups: int, moments: bool
     ) -> Launches:
         """Of all stages, for so many images a group; with moments where a norm wants to know its statistics."""
-        p = self.program
+        p = self.table
         total = images * groups
         steps = np.array(list(chain(*stages)), np.int64)
         stage = np.repeat(np.arange(len(stages)), [len(s) for s in stages])

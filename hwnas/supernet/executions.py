@@ -7,16 +7,14 @@ import torch
 from hwnas.kernels import merged_program as gpu
 from hwnas.supernet import execute_cpu, execute_cuda
 from hwnas.supernet.execute import Load, TorchExecution, Weights
-from hwnas.supernet.fuse import fuse
 from hwnas.supernet.merge import Program
 
 
 def loader(program: Program, weights: Weights, device: torch.device) -> Load:
-    """What makes candidates of the program ready to run on the device, where the weights lie."""
+    """What makes a part of the program ready to run on the device, where the weights lie."""
     if device.type == "cpu" and execute_cpu.covers(program):
-        return lambda candidates: execute_cpu.CpuExecution(program, weights, candidates)
-    fused = fuse(program)
-    if gpu.available(device) and execute_cuda.covers(fused):
-        native = execute_cuda.CudaProgram(fused, weights)
-        return lambda candidates: execute_cuda.CudaExecution(native, device, candidates)
-    return lambda candidates: TorchExecution(fused, weights, candidates)
+        return lambda part: execute_cpu.CpuExecution(part, weights)
+    if gpu.available(device) and execute_cuda.covers(program):
+        views = execute_cuda.Views(weights)
+        return lambda part: execute_cuda.CudaExecution(part, views, device)
+    return lambda part: TorchExecution(part, weights)

@@ -6,7 +6,7 @@ them as they load.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwnas.ir.prims import Activation, ActivationKind, Add, BatchNorm, Conv, Flatten, Linear, Prim
@@ -22,7 +22,7 @@ class Norm(NamedTuple):
     shift: Weight | None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Step:
     """Writes `after(norm(prim(before(x), ...)))`. A norm or an activation of its own is an Add of one term."""
 
@@ -49,44 +49,44 @@ class Fused:
 
 
 def fuse(program: Program) -> Fused:
-    readers: list[list[Prim | None]] = [[] for _ in range(len(program.values) + 1)]  # None: the caller
-    for value in program.values:
-        for i in value.inputs:
-            readers[i].append(value.prim)
+    """The program's steps, in an order in which each comes after its inputs."""
+    values = program.values
+    readers = [0] * (len(values) + 1)
+    others = [False] * (len(values) + 1)  # some reader is no convolution
+    for prim, inputs, _, _ in values:
+        for i in inputs:
+            readers[i] += 1
+            others[i] |= type(prim) is not Conv
     for output in set(program.outputs):
-        readers[output].append(None)
+        readers[output] += 1
+        others[output] = True
 
     steps: list[Step] = []
-    place = {0: 0}  # of a value: which step's value it is
-    before: dict[int, tuple[int, ActivationKind]] = {}  # an activation that its readers apply: of which step's value
-    for index, (prim, inputs, weights, spec) in enumerate(program.values, start=1):
-        source = inputs[0]
-        joins = len(readers[source]) == 1 and source not in before and source > 0
-        last = steps[place[source] - 1] if joins else None
-        if isinstance(prim, Flatten) and program.spec(source).dims[1:] in ((), (1, 1)):
-            place[index] = place[source]  # a linear layer takes [c, 1, 1] as it is
+    place = [0] * (len(values) + 1)  # of a value: which step's value it is
+    before: dict[int, ActivationKind] = {}  # values that their readers make of `place` as they load
+    for index, (prim, inputs, weights, spec) in enumerate(values, start=1):
+        source, kind = inputs[0], type(prim)
+        place[index] = place[source]
+        if kind is Conv or kind is Linear:
+            bias = weights[1] if len(weights) > 1 else None
+            steps.append(Step(prim, (place[source],), spec, weights[0], bias, before.get(source)))
+        elif isinstance(prim, BatchNorm | Activation):
+            last = steps[place[source] - 1] if readers[source] == 1 and source and source not in before else None
+            if last is None or last.after or (last.norm and isinstance(prim, BatchNorm)):
+                if isinstance(prim, Activation) and source not in before and not others[index]:
+                    before[index] = prim.kind
+                    continue
+                last = Step(Add(), (place[source],), spec)
+                steps.append(last)
+                place[index] = len(steps)
+            if isinstance(prim, Activation):
+                last.after = prim.kind
+            else:
+                last.norm = Norm(prim.eps, *(weights or (None, None)))
             continue
-        if isinstance(prim, BatchNorm):
-            norm = Norm(prim.eps, *(weights or (None, None)))
-            if last and not last.norm and not last.after:
-                steps[place[source] - 1] = replace(last, norm=norm)
-                place[index] = place[source]
-                continue
-            step = Step(Add(), (place[source],), spec, norm=norm)
-        elif isinstance(prim, Activation):
-            if last and not last.after:
-                steps[place[source] - 1] = replace(last, after=prim.kind)
-                place[index] = place[source]
-                continue
-            if source not in before and all(isinstance(reader, Conv) for reader in readers[index]):
-                before[index] = place[source], prim.kind
-                continue
-            step = Step(Add(), (place[source],), spec, after=prim.kind)
-        elif isinstance(prim, Conv | Linear):
-            value, kind = before[source] if source in before else (place[source], None)
-            step = Step(prim, (value,), spec, weights[0], weights[1] if prim.bias else None, kind)
+        elif kind is Flatten and program.spec(source).dims[1:] in ((), (1, 1)):
+            continue  # a linear layer takes [c, 1, 1] as it is
         else:
-            step = Step(prim, tuple(place[i] for i in inputs), spec)
-        steps.append(step)
+            steps.append(Step(prim, tuple(place[i] for i in inputs), spec))
         place[index] = len(steps)
     return Fused(program.input, tuple(steps), tuple(place[o] for o in program.outputs))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
-from hwnas.ir.arch import INPUT, Arch, Node
-from hwnas.ir.op import PlacedOp
+from hwnas.ir.arch import INPUT, Arch
+from hwnas.ir.op import Op, PlacedOp
 from hwnas.ir.prims import Add, Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.supernet import bank_name
@@ -44,42 +44,41 @@ class Value(NamedTuple):
 class Program:
     """Value 0 is the images, `values[i]` is value i + 1. `outputs` are the candidates' logits, in their order.
 
+    needed: of each candidate the values that it needs, in order, without the images.
     unmerged: how many prims the candidates have one by one.
     """
 
     input: TensorSpec
     values: tuple[Value, ...]
     outputs: tuple[int, ...]
+    needed: tuple[tuple[int, ...], ...]
     unmerged: int
 
     def spec(self, value: int) -> TensorSpec:
         return self.values[value - 1].spec if value else self.input
 
-    @cached_property
-    def needed(self) -> list[tuple[int, ...]]:
-        """Of each candidate the values that it needs, in order, without the images."""
-        return [tuple(sorted(_ancestors(self.values, [output]))) for output in self.outputs]
+    def part(self, candidates: Sequence[int]) -> Program:
+        """Of these candidates alone, in this order."""
+        place = {0: 0}
+        for value in sorted(set().union(*(self.needed[c] for c in candidates))):
+            place[value] = len(place)
+        values = tuple(
+            Value(prim, tuple([place[i] for i in inputs]), weights, spec)
+            for prim, inputs, weights, spec in (self.values[value - 1] for value in place if value)
+        )
+        needed = tuple(tuple(place[value] for value in self.needed[c]) for c in candidates)
+        return Program(self.input, values, tuple(place[self.outputs[c]] for c in candidates), needed, self.unmerged)
 
     def in_order(self, candidates: Iterable[int]) -> list[int]:
         """These candidates, neighbours sharing as much as possible of what runs first."""
         return sorted(candidates, key=self.needed.__getitem__)
 
 
-def _ancestors(values: Sequence[Value], wanted: Iterable[int]) -> set[int]:
-    found, stack = set[int](), list(wanted)
-    while stack:
-        value = stack.pop()
-        if value and value not in found:
-            found.add(value)
-            stack.extend(values[value - 1].inputs)
-    return found
-
-
 def merge(archs: Sequence[Arch]) -> Program:
     """One program for simplified archs of one space, at least one."""
-    merged = _Merged()
-    outputs = tuple(merged.append(arch) for arch in archs)
-    return Program(archs[0].input, tuple(merged.values), outputs, merged.unmerged)
+    merged = _Merged(archs[0].input)
+    outputs, needed = zip(*(merged.append(arch) for arch in archs), strict=True)
+    return Program(archs[0].input, tuple(merged.values), outputs, needed, merged.unmerged)
 
 
 class _Line(NamedTuple):
@@ -95,29 +94,37 @@ class _Line(NamedTuple):
 class _Merged:
     """Hash-consed prims. Whole nodes are remembered too, which is all that most nodes of most candidates need."""
 
-    def __init__(self) -> None:
+    def __init__(self, input: TensorSpec) -> None:
+        self.input = input
         self.values: list[Value] = []
         self.unmerged = 0
         self._prims: dict[tuple[int, tuple[int, ...]], int] = {}
-        self._nodes: dict[tuple[str, object, tuple[int, ...]], tuple[int, int]] = {}  # -> value, number of prims
+        self._nodes: dict[tuple[str, int, tuple[int, ...]], tuple[int, tuple[int, ...]]] = {}  # -> value, its op's values
+        self._ops: list[Op] = []  # what _nodes knows by address stays where it is
 
-    def append(self, arch: Arch) -> int:
+    def append(self, arch: Arch) -> tuple[int, tuple[int, ...]]:
+        """The value of its output, and all that it needs, in order."""
         values = {INPUT: 0}
-        for node in arch.nodes:
-            inputs = tuple(values[i] for i in node.inputs)
-            key = (node.name, node.op, inputs)
-            if key not in self._nodes:
-                self._nodes[key] = self._append(node, arch.placed(node), inputs)
-            values[node.name], count = self._nodes[key]
-            self.unmerged += count
-        return values[arch.output]
+        needed: set[int] = set()
+        for name, op, inputs in ((node.name, node.op, tuple([values[i] for i in node.inputs])) for node in arch.nodes):
+            key = name, id(op), inputs
+            known = self._nodes.get(key)
+            if known is None:
+                known = self._nodes[key] = self._append(name, PlacedOp(op, tuple(map(self.spec, inputs))), inputs)
+                self._ops.append(op)
+            values[name], own = known
+            needed.update(own)
+            self.unmerged += len(own)
+        return values[arch.output], tuple(sorted(needed))
 
-    def _append(self, node: Node, placed: PlacedOp, inputs: tuple[int, ...]) -> tuple[int, int]:
+    def _append(self, node: str, placed: PlacedOp, inputs: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         local = list(inputs)
-        lines = _lines(node.name, placed)
-        for line in lines:
+        for line in _lines(node, placed):
             local.append(self._write(line, tuple(local[i] for i in line.inputs)))
-        return local[placed.graph.output], len(lines)
+        return local[placed.graph.output], tuple(local[len(inputs) :])
+
+    def spec(self, value: int) -> TensorSpec:
+        return self.values[value - 1].spec if value else self.input
 
     def _write(self, line: _Line, inputs: tuple[int, ...]) -> int:
         if isinstance(line.prim, Add):
