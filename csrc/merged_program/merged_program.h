@@ -31,7 +31,6 @@ struct Problem {
     const float *weight, *bias;  // in the supernet, by strides (out, in, row, column)
     float* y;
     float *mean, *m2;  // of each tile of pixels, [groups, tiles, out padded]: mean and sum of squared distances; null: not wanted
-    float* count;      // how many pixels each tile has, [groups, tiles]
     std::int64_t weight_stride[4];
     Kind kind;
     std::int32_t terms;
@@ -41,31 +40,29 @@ struct Problem {
     Act after;             // before it is stored
     std::int32_t tiles;    // of pixels, in each group
     std::int32_t columns;  // of output channels
-    // Of a dense tile: images, rows and columns of the output; input channels and rows of the kernel that are in memory at once.
-    std::int32_t tile_n, tile_h, tile_w, depth, kernel_rows, unused;
 };
 
 // A batch norm's coefficients from the tiles' moments. scale, shift, batch_mean, batch_var are [groups, norm_stride].
 struct Norm {
-    const float *mean, *m2, *count;
+    const float *mean, *m2;
     const float *gamma, *beta;  // null: 1 and 0
     float *scale, *shift;
     float *batch_mean, *batch_var;  // var: unbiased, what running statistics are made of
-    std::int32_t c, groups, tiles, norm_stride;
+    std::int64_t pixels;            // of a group
+    std::int32_t c, groups, tiles, tile_pixels, norm_stride;
     float eps;
-    std::int32_t unused;
 };
 
 enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kMap, kNorm, kShapes };
 
-constexpr int kTilePixels = 256;  // of a block's tile at most
+// Pixels and channels of a block's tile.
+constexpr int tile_pixels(Shape shape) { return shape == Shape::kDense16 ? 512 : shape == Shape::kDense64 ? 128 : 256; }
 constexpr int tile_channels(Shape shape) { return shape == Shape::kDense32 ? 32 : shape == Shape::kDense64 ? 64 : 16; }
 
 // One launch: `count` problems (or norms) at `problems`, of which problem i begins at block `begin[i]`; all on the device.
 struct Launch {
     Shape shape;
     std::int32_t count;
-    std::int64_t shared_bytes;  // of a block
     const void* problems;
     const std::int32_t* begin;
     std::int64_t blocks;

@@ -13,7 +13,7 @@ void bind(py::module_& module) {
     m.attr("norm_bytes") = sizeof(Norm);
     m.attr("launch_bytes") = sizeof(Launch);
     m.attr("max_terms") = kTerms;
-    m.attr("tile_pixels") = kTilePixels;
+    m.def("tile_pixels", [](int shape) { return tile_pixels(static_cast<Shape>(shape)); });
     m.def("tile_channels", [](int shape) { return tile_channels(static_cast<Shape>(shape)); });
 #ifdef HWNAS_WITH_CUDA
     m.def("run_cuda", [](const py::bytes& launches, std::uintptr_t stream) {

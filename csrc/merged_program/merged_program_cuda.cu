@@ -5,36 +5,22 @@
 
 namespace hwnas::merged_program {
 
-namespace {
-
-template <Shape kShape>
-Status dense(const Launch& l, cudaStream_t on) {
-    constexpr int kThreads = dense_threads(kShape);
-    HWNAS_CUDA_TRY(cudaFuncSetAttribute(dense_kernel<kShape>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared_bytes)));
-    dense_kernel<kShape><<<static_cast<unsigned>(l.blocks), kThreads, l.shared_bytes, on>>>(static_cast<const Problem*>(l.problems), l.begin, l.count);
-    HWNAS_CUDA_TRY(cudaGetLastError());
-    return {};
-}
-
-Status run(const Launch& l, cudaStream_t on) {
-    const auto blocks = static_cast<unsigned>(l.blocks);
-    switch (l.shape) {
-        case Shape::kDense16: return dense<Shape::kDense16>(l, on);
-        case Shape::kDense32: return dense<Shape::kDense32>(l, on);
-        case Shape::kDense64: return dense<Shape::kDense64>(l, on);
-        case Shape::kMap: map_kernel<<<blocks, kMapThreads, 0, on>>>(static_cast<const Problem*>(l.problems), l.begin, l.count); break;
-        case Shape::kNorm: norm_kernel<<<blocks, kMapThreads, 0, on>>>(static_cast<const Norm*>(l.problems), l.begin, l.count); break;
-        default: return {"no such launch"};
-    }
-    HWNAS_CUDA_TRY(cudaGetLastError());
-    return {};
-}
-
-}  // namespace
-
 Status run_cuda(const Launch* launches, std::int64_t count, void* stream) {
-    for (std::int64_t i = 0; i < count; ++i)
-        if (const Status status = run(launches[i], static_cast<cudaStream_t>(stream)); !status) return status;
+    const auto on = static_cast<cudaStream_t>(stream);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Launch& l = launches[i];
+        const auto* problems = static_cast<const Problem*>(l.problems);
+        const auto blocks = static_cast<unsigned>(l.blocks);
+        switch (l.shape) {
+            case Shape::kDense16: dense_kernel<Shape::kDense16><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
+            case Shape::kDense32: dense_kernel<Shape::kDense32><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
+            case Shape::kDense64: dense_kernel<Shape::kDense64><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
+            case Shape::kMap: map_kernel<<<blocks, kMapThreads, 0, on>>>(problems, l.begin, l.count); break;
+            case Shape::kNorm: norm_kernel<<<blocks, kMapThreads, 0, on>>>(static_cast<const Norm*>(l.problems), l.begin, l.count); break;
+            default: return {"no such launch"};
+        }
+        HWNAS_CUDA_TRY(cudaGetLastError());
+    }
     return {};
 }
 

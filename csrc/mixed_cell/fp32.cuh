@@ -1,12 +1,31 @@
 // float32 products: pointwise ones on tensor cores in three TF32 passes, depthwise ones by scalar multiply-adds from registers.
-// ReLU and max pooling need that: a value that changes sign through rounding changes whole gradients.
+//
+// Splitting an operand into two TF32 numbers, x = big + small, keeps 22 bits; big * big + big * small + small * big is then as
+// good as float32, which ReLU and max pooling need: a value that changes sign through rounding changes whole gradients.
 #pragma once
 
-#include "common/tf32.cuh"
 #include "mixed_cell/tile.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
+__device__ __forceinline__ unsigned to_tf32(float x) {
+    unsigned y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}
+struct Split {
+    unsigned big, small;
+    __device__ __forceinline__ explicit Split(float x) {
+        big = to_tf32(x);
+        small = to_tf32(x - __uint_as_float(big));
+    }
+};
+// acc[16, 8] += a[16, 8] * b[8, 8]
+__device__ __forceinline__ void mma_tf32(float (&acc)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 __device__ __forceinline__ void mma_split(float (&acc)[4], const unsigned (&a_big)[4], const unsigned (&a_small)[4], const Split& b0, const Split& b1) {
     mma_tf32(acc, a_small, b0.big, b1.big);
     mma_tf32(acc, a_big, b0.small, b1.small);

@@ -18,7 +18,7 @@ from hwnas.ir import prims
 from hwnas.ir.prims import Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
-from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, Launches, Table
+from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PROBLEM, TILE_PIXELS, Launches, Table
 from hwnas.supernet.execute import Execution, Weights
 from hwnas.supernet.fuse import Fused, Step, fuse
 from hwnas.supernet.merge import Program, Weight
@@ -119,9 +119,9 @@ class _Table:
             norms.append((view(gamma)[0], view(beta)[0], step.spec.dims[0] if step.norm else 0, eps))
         self.rows, self.norms = np.zeros(len(fused.steps), PROBLEM), np.zeros(len(fused.steps), NORM)
         numbers = np.array(fixed, np.int32)
-        for name, column in zip((*_FIXED, "terms", "after"), numbers[:, 2:].T, strict=True):
+        for name, column in zip((*_FIXED, "terms", "after"), numbers[:, 1:].T, strict=True):
             self.rows[name] = column
-        self.shapes, self.shared = numbers[:, 0].astype(np.int64), numbers[:, 1].astype(np.int64)
+        self.shapes = numbers[:, 0].astype(np.int64)
         addresses = np.array(placed, np.uint64)
         self.rows["bias"], self.rows["weight"], self.rows["weight_stride"] = addresses[:, 0], addresses[:, 1], addresses[:, 2:]
         for name, column in zip(("first", "second", "channels"), np.moveaxis(np.array(operands, np.int32), 2, 0), strict=True):
@@ -132,24 +132,16 @@ class _Table:
         self.rows["columns"] = -(-kernel.padded(self.rows["o"]) // kernel.TILE_CHANNELS[self.shapes])
 
 
-_FIXED = (
-    "kind", "c", "h", "w", "o", "ho", "wo", "kernel_h", "kernel_w", "stride", "padding", "dilation", "tile_n", "tile_h",
-    "tile_w", "depth", "kernel_rows",
-)  # fmt: skip
+_FIXED = ("kind", "c", "h", "w", "o", "ho", "wo", "kernel_h", "kernel_w", "stride", "padding", "dilation")
 
 
 def _numbers(step: Step, x: TensorSpec) -> tuple[int, ...]:
-    """Shape and shared memory of a step's launch, and what _FIXED names."""
+    """Which kernel a step runs in, and what _FIXED names."""
     kind = _kind(step.prim, len(step.inputs), x)
     assert kind is not None
-    c, h, w = _dims(x)
     o, ho, wo = _dims(step.spec)
-    kernel_h, kernel_w, stride, padding, dilation = _window(step.prim, x)
-    shape, shared, tile = kernel.MAP, 0, (0, 0, 0, 0, 0)
-    if kind == "dense":
-        shape = kernel.dense_shape(o)
-        *tile, shared = kernel.dense_tile(shape, kernel_h, stride, dilation, c, ho, wo)  # type: ignore[assignment]
-    return shape, shared, KINDS[kind], c, h, w, o, ho, wo, kernel_h, kernel_w, stride, padding, dilation, *tile
+    shape = kernel.dense_shape(o) if kind == "dense" else kernel.MAP
+    return shape, KINDS[kind], *_dims(x), o, ho, wo, *_window(step.prim, x)
 
 
 def covers(program: Program) -> bool:
@@ -186,9 +178,9 @@ class CudaExecution(Execution):
         return 4 * _padded(c) * h * w
 
     def scratch_bytes(self, step: Step) -> int:
-        """Moments and size of every tile: with their borders, tiles are an eighth of what they could be at the worst."""
+        """Moments of every tile, and of one tile more."""
         c, h, w = _dims(step.spec)
-        return 12 * _padded(c) * (8 * h * w // kernel.TILE_PIXELS + 1) if step.norm else 0
+        return 8 * _padded(c) * (h * w // int(TILE_PIXELS[:-1].min()) + 1) if step.norm else 0
 
     def memory(self, images: int) -> int:
         return images * self.plan.peak_bytes + 16 * self.channels
@@ -227,10 +219,9 @@ class CudaExecution(Execution):
         norms = self._norms(self.normed, coefficients)
         channel = 4 * self.first_channel[self.normed + 1]
         norms["mean"], norms["m2"] = self.statistics[0].data_ptr() + channel, self.statistics[1].data_ptr() + channel
-        ones = torch.ones(1, device=self.device)  # a tile of one pixel with that mean and variance
-        norms["count"], norms["tiles"], norms["groups"] = ones.data_ptr(), 1, 1
+        norms["pixels"] = norms["tiles"] = norms["tile_pixels"] = norms["groups"] = 1
         if len(norms):
-            kernel.run(kernel.prepare([(kernel.NORMS, 0, norms)], self.device))
+            kernel.run(kernel.prepare([(kernel.NORMS, norms)], self.device))
         needed = set(chain(*(self.schedule.needed(i) for i in which)))
         stages = [[step for step in stage if step in needed] for stage in self.plan.stages]
         launches = self._launches([s for s in stages if s], arena, coefficients, tile, 1, moments=False)
@@ -279,34 +270,30 @@ class CudaExecution(Execution):
         rows, shapes = p.rows[steps], p.shapes[steps]
         place = arena.data_ptr() + total * self.offset
         rows["images"], rows["groups"], rows["y"] = images, groups, place[steps + 1]
-        dense = shapes != kernel.MAP
-        rows["tiles"] = -(-images * rows["ho"].astype(np.int64) * rows["wo"] // kernel.TILE_PIXELS)
-        sides = (-(-extent // rows[name][dense]) for extent, name in (
-            (images, "tile_n"), (rows["ho"][dense], "tile_h"), (rows["wo"][dense], "tile_w"),
-        ))  # fmt: skip
-        rows["tiles"][dense] = next(sides) * next(sides) * next(sides)
+        rows["tiles"] = -(-images * rows["ho"].astype(np.int64) * rows["wo"] // TILE_PIXELS[shapes])
         inputs = p.inputs[steps]
         channel = self.first_channel[inputs]
         for name, part in (("scale", coefficients[0]), ("shift", coefficients[1])):
             rows["in"][name] = np.where(channel >= 0, part.data_ptr() + 4 * channel, 0)
         rows["in"]["x"], rows["in"]["norm_stride"] = place[inputs], self.channels
-        tables: list[tuple[tuple[int, int], tuple[int, int, Table]]] = []
+        tables: list[tuple[tuple[int, int], tuple[int, Table]]] = []
         if moments:
             normed = self.first_channel[steps + 1] >= 0
             floats = normed * groups * rows["tiles"].astype(np.int64) * kernel.padded(rows["o"])
             starts = np.cumsum(floats) - floats
             begins = starts[np.searchsorted(stage, stage)]  # each stage writes over the one before
-            scratch = torch.empty(3, int((starts + floats - begins).max(initial=1)), device=self.device)
-            for name, part in zip(("mean", "m2", "count"), scratch, strict=True):
+            scratch = torch.empty(2, int((starts + floats - begins).max(initial=1)), device=self.device)
+            for name, part in zip(("mean", "m2"), scratch, strict=True):
                 rows[name] = np.where(normed, part.data_ptr() + 4 * (starts - begins), 0)
             norms = self._norms(steps[normed], coefficients)
-            for name in ("mean", "m2", "count", "tiles", "groups"):
+            for name in ("mean", "m2", "tiles", "groups"):
                 norms[name] = rows[name][normed]
+            norms["tile_pixels"] = TILE_PIXELS[shapes[normed]]
+            norms["pixels"] = images * rows["ho"][normed].astype(np.int64) * rows["wo"][normed]
             for number in np.unique(stage[normed]):
-                tables.append(((int(number), kernel.NORMS), (kernel.NORMS, 0, norms[stage[normed] == number])))
+                tables.append(((int(number), kernel.NORMS), (kernel.NORMS, norms[stage[normed] == number])))
             self._scratch = scratch
-        cuts = np.flatnonzero(np.diff(stage * 5 + shapes, prepend=-1))
+        cuts = np.flatnonzero(np.diff(stage * len(TILE_PIXELS) + shapes, prepend=-1))
         for first, last in zip(cuts, (*cuts[1:], len(steps)), strict=True):
-            shape, shared = int(shapes[first]), int(p.shared[steps[first:last]].max())
-            tables.append(((int(stage[first]), shape), (shape, shared, rows[first:last])))
+            tables.append(((int(stage[first]), int(shapes[first])), (int(shapes[first]), rows[first:last])))
         return kernel.prepare([table for _, table in sorted(tables, key=lambda t: t[0])], self.device)
