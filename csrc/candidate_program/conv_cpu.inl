@@ -144,7 +144,7 @@ void conv_rows(const R& read, const Window& w, const float* weights, const Sink&
     const int cp = pad(w.c), op = pad(w.o), taps = w.kernel_h * w.kernel_w, blocks = (w.out_w + kRows - 1) / kRows;
     const int some = kDepth / w.kernel_h / kBlock * kBlock;  // channels in a panel
     const std::ptrdiff_t tap = static_cast<std::ptrdiff_t>(w.c) * kBlock;
-    int offsets[kMostRuns];
+    int offsets[kMostRuns], offsets_depth = 0;
     for (int image = 0; image < w.images; ++image)
         for (int y = 0; y < w.out_h; ++y)
             for (int block = 0; block < blocks; ++block) {
@@ -153,7 +153,8 @@ void conv_rows(const R& read, const Window& w, const float* weights, const Sink&
                 const int begin = left < 0 ? (-left < columns ? -left : columns) : 0;
                 const int end = left + columns > w.in_w ? (w.in_w - left > begin ? w.in_w - left : begin) : columns;
                 const std::ptrdiff_t pixel = (static_cast<std::ptrdiff_t>(image) * w.out_h + y) * w.out_w + x0;
-                Product task{panel, weights, taps * tap, taps, 0, offsets, tap, true, false, sink_at(sink, pixel * op), op, Clip(sink.activation)};
+                Product task{panel, weights, taps * tap, taps, 0, offsets, tap, true, false,
+                             sink_at(sink, pixel * op), op, Clip(sink.activation)};
                 for (int c0 = 0; c0 < w.c; c0 += some) {
                     const int c1 = c0 + some < w.c ? c0 + some : w.c, depth = c1 - c0;
                     for (int ky = 0; ky < w.kernel_h; ++ky) {
@@ -172,7 +173,10 @@ void conv_rows(const R& read, const Window& w, const float* weights, const Sink&
                                 store(to + j * kStep + c - c0, read(from + static_cast<std::ptrdiff_t>(j) * cp + c, image, c));
                         clear(end, columns);
                     }
-                    for (int t = 0; t < taps; ++t) offsets[t] = t % w.kernel_w * w.dilation * kStep + t / w.kernel_w * depth;
+                    if (depth != offsets_depth) {
+                        for (int t = 0; t < taps; ++t) offsets[t] = t % w.kernel_w * w.dilation * kStep + t / w.kernel_w * depth;
+                        offsets_depth = depth;
+                    }
                     task.depth = depth;
                     task.first = c0 == 0;
                     task.last = c1 == w.c;

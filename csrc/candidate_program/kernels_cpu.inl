@@ -19,7 +19,7 @@ constexpr int pad(int c) { return (c + kBlock - 1) / kBlock * kBlock; }
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline Vec all(float x) { return Vec{} + x; }
+inline Vec all(float x) { return x - Vec{}; }  // x + 0 would cost an addition, for the sake of -0
 
 template <int N> struct Count { static constexpr int value = N; };
 

@@ -102,10 +102,10 @@ class _Step:
         if self.residual != NONE:
             yield self.residual
 
-    def row(self, first_read: int, measured: bool) -> tuple[int, ...]:
+    def row(self, out: int, first_read: int, residual: int, norm: int) -> tuple[int, ...]:
         window = (*self.kernel, self.stride, self.padding, self.dilation)
-        rest = (self.weights, self.bias, self.affine, self.activation, self.residual, self.norm if measured else NONE)
-        return (self.kind, self.out, first_read, len(self.reads), *window, *rest)
+        after = (self.weights, self.bias, self.affine, self.activation, residual, norm)
+        return (self.kind, out, first_read, len(self.reads), *window, *after)
 
 
 @dataclass
@@ -201,27 +201,37 @@ class _Planner:
             steps = _for_statistics(self._steps)
             local = computed_again(steps, self._buffers)
             phases = _phases(steps, local)
-        every = [step for phase in phases for step in phase]
         # Threads are at different images of a phase, so what one of its steps no longer needs is free only when the phase ends.
-        batch_offsets, batch_floats = _allocate(phases, sizes, set(range(len(sizes))) - local)
-        local_offsets, image_floats = _allocate([[step] for step in every], sizes, local)
-        buffers = [(*b.dims, max(batch_offsets[i], local_offsets[i]), i in local) for i, b in enumerate(self._buffers)]
-        rows, ends, reads = [], [], list[tuple[int, ...]]()
+        offsets, batch_floats = _allocate(phases, sizes, set(range(len(sizes))) - local)
+        buffers = [(*b.dims, offset, False) for b, offset in zip(self._buffers, offsets, strict=True)]
+        rows, ends, reads, sources, local_floats = [], [], list[tuple[int, ...]](), list[tuple[int, ...]](), 0
         for phase in phases:
+            offsets, floats = _allocate([[step] for step in phase], sizes, local)
+            name = {NONE: NONE}  # of a buffer: each phase has its own local ones
             for step in phase:
-                rows.append(step.row(len(reads), step is phase[-1]))
-                reads += [(v.buffer, v.affine, v.activation, v.gate) for v in step.reads]
-            ends.append((len(rows), self._images_at_once(phase, local, image_floats)))
+                for buffer in (*step.buffers_read(), *((step.out,) if step.kind != Kind.OUTPUT else ())):
+                    if buffer in local and buffer not in name:
+                        name[buffer] = len(buffers)
+                        buffers.append((*self._buffers[buffer].dims, offsets[buffer], True))
+                    else:
+                        name.setdefault(buffer, buffer)
+            for step in phase:
+                out = step.out if step.kind == Kind.OUTPUT else name[step.out]
+                rows.append(step.row(out, len(reads), name[step.residual], step.norm if step is phase[-1] else NONE))
+                reads += [(name[v.buffer], v.affine, v.activation, name[v.gate]) for v in step.reads]
+                sources.append(tuple(name[b] for b in step.buffers_read()))
+            images = self._images_at_once(phase, floats)
+            ends.append((len(rows), images))
+            local_floats = max(local_floats, images * floats)
         return Plan(
             steps=_table(rows, 15), phases=_table(ends, 2), reads=_table(reads, 4), buffers=_table(buffers, 5),
-            batch_floats=batch_floats, local_floats=max((images for _, images in ends), default=0) * image_floats,
-            scratch_floats=max(map(self._scratch, every), default=0), sources=tuple(tuple(s.buffers_read()) for s in every),
+            batch_floats=batch_floats, local_floats=local_floats,
+            scratch_floats=max((self._scratch(step) for phase in phases for step in phase), default=0), sources=tuple(sources),
         )  # fmt: skip
 
-    def _images_at_once(self, phase: Sequence[_Step], local: set[int], image_floats: int) -> int:
-        """As many as stay in a core's second cache, but no more than keep a thread busy for a while."""
-        buffers = [step.out for step in phase if step.out in local and step.kind != Kind.OUTPUT]
-        fitting = TILE_BYTES // (4 * image_floats) if buffers else MOST_IMAGES
+    def _images_at_once(self, phase: Sequence[_Step], local_floats: int) -> int:
+        """As many as stay in a core's second cache, but no more than leave work for other threads."""
+        fitting = TILE_BYTES // (4 * local_floats) if local_floats else MOST_IMAGES
         pixels = max(
             (self._buffers[s.out].dims[1] * self._buffers[s.out].dims[2] for s in phase if s.kind < Kind.MOMENTS), default=1
         )

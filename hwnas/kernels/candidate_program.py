@@ -219,7 +219,7 @@ def _pack_dense(weight: Tensor, groups: int) -> Tensor:
     if groups > 1:
         dense = weight.new_zeros(groups, len(weight) // groups, groups, *weight.shape[1:])
         own = torch.arange(groups)
-        dense[own, :, own] = weight.unflatten(0, (groups, -1))
+        dense[own, :, own] = weight.reshape(groups, -1, *weight.shape[1:])
         weight = dense.flatten(0, 1).flatten(1, 2)
     o, c, kh, kw = weight.shape
     rows = F.pad(weight.permute(2, 3, 1, 0).reshape(kh * kw * c, o), (0, padded(o) - o))

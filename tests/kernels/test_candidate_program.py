@@ -16,7 +16,7 @@ from hwnas.ir import prims
 from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
-from hwnas.kernels import candidate_program
+from hwnas.kernels import candidate_plan, candidate_program
 from hwnas.kernels.candidate_program import CandidateProgram, Node
 from hwnas.lower.torch import Mode, _apply, to_torch
 from hwnas.space import Space
@@ -155,7 +155,9 @@ def test_any_convolution(size, n, out, window, depthwise, bias, before, after, i
             program = network.program(output)
             program.calibrate([images])
             mean, variance = program.statistics(1 if before is None else 2)
-            values = network._values(images, [{k: w.double() for k, w in m.weights.items()} for m in network.nodes], Mode(False))
+            values = network._values(
+                images, [{k: w.double() for k, w in m.weights.items()} for m in network.nodes], Mode(False)
+            )
             raw = values[network.nodes[0 if before is None else 1].inputs[0] + 1]
             spread = raw.std().clamp_min(1e-3)
             assert float((mean[: raw.shape[1]] - raw.mean((0, 2, 3))).abs().max() / spread) < 1e-5
@@ -185,11 +187,15 @@ def test_every_other_primitive_and_every_way_to_be_read() -> None:
     gate = add(prims.Activation("hardsigmoid"), add(prims.Conv(41, bias=True), add(prims.GlobalPool(), normed)))
     scaled = add(prims.Scale(), add(prims.Activation("relu6"), normed), gate)
     again = add(prims.Scale(), scaled, gate)
-    mixed = add(prims.Add(), add(prims.BatchNorm(), add(prims.Conv(41, 3, padding=1), scaled)), again, add(prims.Conv(41), scaled))
+    mixed = add(
+        prims.Add(), add(prims.BatchNorm(), add(prims.Conv(41, 3, padding=1), scaled)), again, add(prims.Conv(41), scaled)
+    )
     shared = add(prims.Conv(41, groups=41), mixed)  # read by two batch norms and itself
     total = add(prims.Add(), add(prims.BatchNorm(), shared), add(prims.BatchNorm(), shared), shared)
     grouped = add(prims.Conv(82, 3, 1, 1, groups=41), total)
-    outputs = [add(prims.Linear(13, bias=False), add(prims.Activation("elu"), add(prims.Flatten(), v))) for v in (scaled, grouped)]
+    outputs = [
+        add(prims.Linear(13, bias=False), add(prims.Activation("elu"), add(prims.Flatten(), v))) for v in (scaled, grouped)
+    ]
     outputs.append(add(prims.Linear(13), add(prims.Flatten(), add(prims.GlobalPool(), total))))
     check(network, *outputs, outputs[0])
 
@@ -264,6 +270,21 @@ def test_all_memory_is_written_before_it_is_read(name: str, monkeypatch: pytest.
 
     assert torch.equal(logits(1.0), logits(-3.0))
     assert torch.equal(logits(1.0), logits(torch.nan))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_storing_and_computing_again_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network, output = from_arch(SPACES[name], SPACES[name].sample(random.Random(2)))
+    batches, images = [network.images(35), network.images(9)], network.images(6)
+    wanted, memory = network.reference(images, [output], batches), []
+    for rate in (1e30, 1e-30):  # of memory
+        monkeypatch.setattr(candidate_plan, "MEMORY_RATE", rate)
+        monkeypatch.setattr(candidate_plan, "CACHE_RATE", rate)
+        program = network.program(output)
+        program.calibrate(batches)
+        assert_near(program.run(images), wanted, 1e-4)
+        memory.append(program.calibration_bytes(1000))
+    assert memory[1] < memory[0]
 
 
 def test_memory_is_what_is_live_at_once() -> None:
