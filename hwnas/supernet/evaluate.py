@@ -157,6 +157,8 @@ def _race(
     """The part's candidates over the images as far as the race takes them."""
     alive, start = np.arange(len(candidates)), 0
     for end in race.ends(len(labels)):
+        if not len(alive):
+            break
         names = [candidates[i] for i in alive.tolist()]
         tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
         right = np.stack([tally.right[name] for name in names])
