@@ -35,7 +35,7 @@ from hwnas.lower.cost import cost
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.weights import init_weights
 from hwnas.search.admission import Admission, smallest
-from hwnas.search.loop import Candidate, run_search
+from hwnas.search.loop import Candidate, one_by_one, run_search
 from hwnas.search.strategy import Score, Trial, make_strategy
 from hwnas.space import Genotype, Space
 from hwnas.spaces import make_space
@@ -74,7 +74,8 @@ def search(predicted: Predicted, budget_ms: float, evaluations: int, seed: int, 
 
     strategy = make_strategy("evolution", Admission(space, violation, fallback), seed)
     history = Journal.create(folder / f"history-{seed}.jsonl", {"budget_ms": budget_ms})
-    found = {c.key: c for c in run_search(strategy, evaluate, history, evaluations) if violation(c.genotype) == 0}
+    evaluated = run_search(strategy, one_by_one(evaluate), history, evaluations)
+    found = {c.key: c for c in evaluated if violation(c.genotype) == 0}
     return sorted(found.values(), key=lambda c: -c.score.accuracy)[:FINALISTS]
 
 

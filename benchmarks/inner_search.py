@@ -16,7 +16,7 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ def pymoo(problem: Problem, population: int, generations: int, kind: str) -> Run
     return run
 
 
+def quartile_distance(values: Sequence[float]) -> float:
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float(high - low)
+
+
 def rows(rounds: int) -> Iterator[dict[str, Any]]:
     def row(
         case: str, metric: str, value: float, unit: str, baseline: str = "", other: float | None = None, spread: float = 0.0
@@ -123,27 +128,10 @@ def rows(rounds: int) -> Iterator[dict[str, Any]]:
                 values, seconds = run(seed)
                 speeds[name].append(population * generations / seconds)
                 volumes[name].append(volume(values) / full)
-        low, _, high = statistics.quantiles(speeds["ours"], n=4)
         for name in list(sides)[1:]:
-            yield row(
-                case,
-                "speed",
-                statistics.median(speeds["ours"]),
-                "evaluations/s",
-                name,
-                statistics.median(speeds[name]),
-                high - low,
-            )
-            low_v, _, high_v = statistics.quantiles(volumes["ours"], n=4)
-            yield row(
-                case,
-                "hypervolume",
-                statistics.median(volumes["ours"]),
-                "of the exact front's",
-                name,
-                statistics.median(volumes[name]),
-                high_v - low_v,
-            )
+            for metric, unit, found in (("speed", "evaluations/s", speeds), ("hypervolume", "of the exact front's", volumes)):
+                own, other = statistics.median(found["ours"]), statistics.median(found[name])
+                yield row(case, metric, own, unit, name, other, quartile_distance(found["ours"]))
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -168,6 +156,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is at least 1; got {args.rounds}")
     results = Path(__file__).parent / "results" / "inner_search_cpu.jsonl"
     stamp = {"device": device_name("cpu"), "date": datetime.date.today().isoformat()}
     for row in rows(args.rounds):

@@ -69,7 +69,7 @@ def play(table: Table, args: argparse.Namespace, side: str, case: Case) -> Outco
         else:
             strategy = make_strategy(side, admission, case.rng_seed)
             while True:
-                for trial in strategy.ask():
+                for trial in strategy.ask(args.batch):
                     strategy.tell(trial, queries.score(trial))
     except ExhaustedError:
         pass
@@ -113,6 +113,7 @@ def rows(args: argparse.Namespace, found: list[Outcome], baseline: str) -> Itera
             own = [o for o in found if o.side == side]
             regrets = [o.regret[at] for o in own]
             cases = f"{Path(args.accuracy).stem} {args.metric}{' for ' + args.report if args.report else ''} {queries} queries"
+            cases += f" batch {args.batch}" if args.batch > 1 else ""
             yield {
                 "benchmark": "search_tabular", "case": f"{cases} {side}", "metric": "mean_regret",
                 "value": round(mean[side], 4), "unit": "points of accuracy", "baseline": baseline,
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--latency", help="npz with devices and latency_ms")
     parser.add_argument("--budget-metric", help="what is limited where there is no latency: macs or params")
     parser.add_argument("--queries", type=int, nargs="+", default=[100])
+    parser.add_argument("--batch", type=int, default=1, help="trials that strategies are asked for at once")
     parser.add_argument("--devices", nargs="+", help="some of the devices by name, or a number: so many, evenly spread")
     parser.add_argument("--quantiles", type=float, nargs="+", default=list(QUANTILES))
     parser.add_argument("--seeds", type=int, default=5)

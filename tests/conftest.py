@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +94,57 @@ def random_dag() -> Callable[[int], Arch]:
         return Arch(TensorSpec((c, side, side)), tuple(nodes), rng.choice(names[-3:]))
 
     return make
+
+
+@pytest.fixture
+def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test everything that measures does so on a device where nothing takes time."""
+    from fake_device import install
+
+    install(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a profile, of `first`, which made the profile, and of `run`. No test may change it."""
+    from fake_device import install
+    from runs import run
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch.setattr)
+        run(folder, "first")
+        run(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(undisturbed: Path, tmp_path: Path) -> Path:
+    """A folder with the profile, and no run yet."""
+    shutil.copytree(undisturbed / "profile", tmp_path / "profile")
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `hwnas` in this process: exit code, stdout, stderr."""
+
+    from fake_device import install
+
+    import hwnas.cli
+
+    def go(*arguments: object, fake: bool = True) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            if fake:
+                install(patch.setattr)
+            patch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
+            capsys.readouterr()
+            code = 0
+            try:
+                hwnas.cli.main()
+            except SystemExit as stop:
+                code = 0 if stop.code is None else stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return go

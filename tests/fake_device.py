@@ -14,7 +14,9 @@ from typing import Any
 
 from torch.optim import SGD
 
-import hwnas.compile
+import hwnas.compile.phases
+import hwnas.compile.prediction
+import hwnas.compile.run
 import hwnas.latency.measure
 import hwnas.latency.profile
 import hwnas.report.run
@@ -42,9 +44,21 @@ def measure(models: Sequence[bytes], device: Device, **arguments: Any) -> Measur
     return Measured(found, summarize([0.2] * 3, 1, True, 0.0))
 
 
+def slowed(factor: Callable[[Arch, int], float]) -> Callable[..., Measured]:
+    """A device that is slower than its profile said: by `factor` of an arch and of how many are measured together."""
+
+    def slow(models: Sequence[bytes], device: Device, **arguments: Any) -> Measured:
+        found = measure(models, device, **arguments)
+        factors = [factor(read_arch(arch_text(model)), len(models)) for model in models]
+        times = [summarize([m.latency_ms * f] * 3, 1, True, 0.0) for m, f in zip(found.models, factors, strict=True)]
+        return Measured(times, found.canary)
+
+    return slow
+
+
 def install(setter: Set, instead: Callable[..., Measured] = measure) -> None:
     """Everything that measures does so on this device."""
-    for module in (hwnas.compile, hwnas.latency.profile, hwnas.latency.measure):
+    for module in (hwnas.compile.run, hwnas.latency.profile, hwnas.latency.measure):
         setter(module, "measure", instead)
 
 
@@ -61,7 +75,9 @@ def at_moments(setter: Set, tick: Callable[[], None]) -> None:
     setter(SGD, "step", ticking(SGD.step))
     setter(hwnas.storage.Journal, "append", ticking(hwnas.storage.Journal.append))
     write = ticking(hwnas.storage.write_file)
-    for module in (hwnas.storage, hwnas.compile, hwnas.report.run, hwnas.supernet.checkpoint):
+    for module in (
+        hwnas.storage, hwnas.compile.phases, hwnas.compile.prediction, hwnas.report.run, hwnas.supernet.checkpoint,
+    ):  # fmt: skip
         setter(module, "write_file", write)
 
 

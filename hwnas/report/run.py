@@ -2,7 +2,7 @@
 
 config.json           the question; `--resume` must ask the same
 profile.jsonl         the measurements that latencies are predicted from
-supernet.safetensors  checkpoint of the shared weights
+supernet.safetensors  checkpoint of the shared weights, where the evaluator needs them
 history.jsonl         every evaluated architecture
 finalists.jsonl       measurements of the best predicted ones
 phases.jsonl          wall time of each phase that ended
@@ -42,7 +42,11 @@ class Config(BaseModel):
     budget: dict[str, float]
     strategy: str
     predictor: str
+    evaluator: str = "supernet"
+    training: dict[str, list[float]] = {}  # hyper-parameters that are searched too, with their options
     evaluations: int
+    batch: int = 1
+    threads: int = 1
     supernet_epochs: int
     sampling: str
     epochs: int

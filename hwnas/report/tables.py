@@ -89,6 +89,9 @@ def report_lines(report: Report) -> list[str]:
         f"searched  {report.evaluated} architectures; ONNX against torch {report.onnx_max_error:.1e};"
         f" {sum(report.seconds.values()):.0f} s in all",
     ]
+    recipe = [f"{name.removeprefix('train.')} {value}" for name, value in report.choices.items() if name.startswith("train.")]
+    if recipe:
+        lines.append("recipe    " + ", ".join(recipe))
     if not report.succeeded:
         tried = [f"{a.key} {a.measured_ms:.4f} ms, {a.exceeds_by:.1%} over" for a in report.finalists if a.exceeds_by > 0]
         lines.append("tried     " + "; ".join(tried))

@@ -70,7 +70,8 @@ class Admission:
     """Samples and mutations that the budget admits: all that strategies see of a space.
 
     `fallback` is a genotype known to be admitted; `traits` tells what is known of a genotype for free. A space of at most
-    `listing` genotypes may be looked through as a whole: a matter of what traits cost.
+    `listing` genotypes may be looked through as a whole: a matter of what traits cost. `price`: seconds that one evaluation
+    takes, to an order of magnitude; infinite where nobody knows, and worth much thought before it is spent.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Admission:
         fallback: Genotype,
         traits: Callable[[Genotype], Traits] = spelled,
         listing: int = 2_000,
+        price: float = float("inf"),
     ) -> None:
         self.space = space
         self.violation = violation
         self.fallback = fallback
         self.traits = traits
         self.listing = listing
+        self.price = price
 
     def admits(self, genotype: Genotype) -> bool:
         return self.violation(genotype) == 0
@@ -101,6 +104,17 @@ class Admission:
             if self.violation(genotype) == 0:
                 return genotype
         return self.fallback
+
+    def promising(self, rng: random.Random, among: int) -> Genotype:
+        """Of so many samples the one with the most multiply-accumulates, or else parameters, where these are known.
+
+        What a budget admits is the better, as a rule, the more of the budget it uses.
+        """
+        known = self.traits(self.fallback).metrics
+        metric = next((m for m in ("macs", "params") if m in known), None)
+        if metric is None:
+            return self.sample(rng)
+        return max((self.sample(rng) for _ in range(among)), key=lambda g: self.traits(g).metrics[metric])
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
         """A neighbour within the budget; after many tries in vain, a fresh sample."""

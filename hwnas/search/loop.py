@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hwnas.errors import UserError
@@ -26,7 +26,14 @@ class Candidate:
         return self.trial.genotype
 
 
-Evaluate = Callable[[Trial], Candidate]
+Evaluate = Callable[[Sequence[Trial], Sequence[Candidate]], Iterable[Candidate]]
+"""The trials of a batch as candidates, in order, each as soon as it is known. The first of them may be known already, from a
+search that was interrupted: they are given, and given back as they are."""
+
+
+def one_by_one(evaluate: Callable[[Trial], Candidate]) -> Evaluate:
+    """Looks at each trial alone."""
+    return lambda trials, known: itertools.chain(known, map(evaluate, trials[len(known) :]))
 
 
 def run_search(
@@ -36,12 +43,10 @@ def run_search(
     count: float,
     progress: Callable[[Candidate, int], None] = lambda candidate, done: None,
     batch: int = 1,
-    map: Callable[[Evaluate, list[Trial]], Iterable[Candidate]] = builtins.map,
 ) -> list[Candidate]:
     """Evaluates until the history holds the effort of `count` full evaluations.
 
-    batch: trials asked for at once. `map` evaluates them, several at the same time if it can, and yields them in order: what is
-    found depends on the batch, not on how many work on it.
+    batch: trials asked for at once, as far as the strategy has so many. What is found depends on it, not on who works on it.
 
     A history that already has rows is replayed first: the strategy is asked and told as it was, and must propose the same
     trials. Raises UserError if it does not: the history then belongs to another configuration.
@@ -50,24 +55,20 @@ def run_search(
     spent = 0.0
     while spent < count - 1e-9:
         trials = strategy.ask(max(1, min(batch, int(count - spent))))
-        replayed = [_read(row, history) for row in history.rows[len(found) : len(found) + len(trials)]]
-        fresh = iter(map(evaluate, trials[len(replayed) :]))
-        for i, trial in enumerate(trials):
-            if i < len(replayed):
-                candidate = replayed[i]
-                if candidate.trial != trial:
-                    raise UserError(
-                        f"{history.path} was written by another configuration: row {len(found) + 1} is not what the strategy"
-                        " asks for", got=list(candidate.genotype),
-                        remedy="resume with the same arguments, or search into a new folder",
-                    )  # fmt: skip
-            else:
-                candidate = next(fresh)
+        known = [_read(row, history) for row in history.rows[len(found) : len(found) + len(trials)]]
+        for candidate, trial in zip(known, trials, strict=False):
+            if candidate.trial != trial:
+                raise UserError(
+                    f"{history.path} was written by another configuration: a row is not what the strategy asks for",
+                    got=list(candidate.genotype), remedy="resume with the same arguments, or search into a new folder",
+                )  # fmt: skip
+        for i, (trial, candidate) in enumerate(zip(trials, evaluate(trials, known), strict=True)):
+            if i >= len(known):
                 history.append(_row(candidate))
             strategy.tell(trial, candidate.score)
             found.append(candidate)
             spent += trial.fidelity
-            if i >= len(replayed):
+            if i >= len(known):
                 progress(candidate, len(found))
     return found
 

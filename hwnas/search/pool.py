@@ -74,6 +74,10 @@ class Pool:
         found = ~self._closed
         return found if found.any() else ~found
 
+    def unasked(self) -> list[int]:
+        """Rows of which the network was not asked for, one of each network."""
+        return [rows[0] for rows in self._rows_of.values() if not self._closed[rows[0]]]
+
     def distances(self) -> Array:
         """Squared distances [blocks, asked, rows]."""
         return self._distances[:, : len(self.asked), : len(self.genotypes)]

@@ -19,6 +19,8 @@ from hwnas.storage import Journal
 
 def prior_genotypes(history: Path, space: Space) -> list[Genotype]:
     """The genotypes of a finished search, one for each network, best first. UserError if they are not of this space."""
+    if not history.is_file():
+        raise UserError("a warm start needs a run's history", got=str(history), remedy="name the folder of a finished run")
     found: dict[str, tuple[tuple[float, float], Genotype]] = {}
     for row in Journal.read(history).rows:
         try:
@@ -48,11 +50,16 @@ class WarmAdmission(Admission):
         traits: Callable[[Genotype], Traits] = spelled,
         first: int = 16,
         weight: float = 0.25,
+        price: float = float("inf"),
     ) -> None:
-        super().__init__(space, violation, fallback, traits)
+        super().__init__(space, violation, fallback, traits, price=price)
         self.best = [g for g in prior if violation(g) == 0][:first]
         self.weight = weight
         self._waiting = list(reversed(self.best))
+
+    def promising(self, rng: random.Random, among: int) -> Genotype:
+        """What the finished search liked is the better promise."""
+        return self.sample(rng) if self._waiting else super().promising(rng, among)
 
     def sample(self, rng: random.Random) -> Genotype:
         if self._waiting:

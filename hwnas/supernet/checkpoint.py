@@ -31,16 +31,16 @@ def save_checkpoint(path: Path, module: nn.Module, optimizer: SGD, epoch: int) -
 def load_checkpoint(path: Path, module: nn.Module, optimizer: SGD) -> int:
     """Restores module and optimizer; returns the whole epochs behind them. UserError if the file is not theirs."""
     contents = read_safetensors(path)
-    module_state = {n.removeprefix("module."): v for n, v in contents.items() if n.startswith("module.")}
-    try:
-        module.load_state_dict(module_state)
-        epoch = int(contents["epoch"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path} is not a checkpoint of this network", got=str(error).splitlines()[0]) from None
+    epoch = _load_module(path, contents, module)
     for name, parameter in module.named_parameters():
         if f"optimizer.{name}" in contents:
             optimizer.state[parameter] = {_MOMENTUM: contents[f"optimizer.{name}"]}
     return epoch
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """The module alone. UserError if the file is not a checkpoint of it."""
+    _load_module(path, read_safetensors(path), module)
 
 
 def save_search(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], epoch: int) -> None:
@@ -73,6 +73,15 @@ def load_search(path: Path, modules: Mapping[str, nn.Module], optimizers: Mappin
             if state:  # Adam counts its steps on the processor
                 optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     return epoch
+
+
+def _load_module(path: Path, contents: Mapping[str, Tensor], module: nn.Module) -> int:
+    """Restores a module; returns the whole epochs behind it."""
+    try:
+        module.load_state_dict({n.removeprefix("module."): v for n, v in contents.items() if n.startswith("module.")})
+        return int(contents["epoch"])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path} is not a checkpoint of this network", got=str(error).splitlines()[0]) from None
 
 
 def read_safetensors(path: Path) -> Mapping[str, Tensor]:

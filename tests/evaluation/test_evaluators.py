@@ -9,12 +9,13 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score,
 
 from hwnas.data import Augmentation, SearchData, Split
 from hwnas.errors import UserError
-from hwnas.evaluation.evaluator import Setting, make_evaluator
-from hwnas.evaluation.training_choices import OPTIONS, training_key, training_of, with_training_choices
+from hwnas.evaluation.evaluator import Setting, find_evaluator, make_evaluator
+from hwnas.evaluation.training_choices import OPTIONS, parse_training, training_key, training_of, with_training_choices
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
 from hwnas.plugins import known
 from hwnas.search.inner import search_additive
+from hwnas.search.strategy import Trial
 from hwnas.spaces import make_space
 from hwnas.supernet.evaluate import evaluate
 from hwnas.supernet.supernet import Supernet
@@ -55,6 +56,40 @@ class TestEveryEvaluator:
         assert first[0] != first[1]
         assert all(np.isfinite(list(row.values())).all() for row in first)
 
+    def test_a_group_is_worth_what_its_trials_are_and_the_same_again(self, name):
+        evaluator = make_evaluator(TEXTS[name], setting())
+        trials = [Trial(g, f) for g, f in zip(GENOTYPES, (1.0, 0.5, 1.0), strict=True)]
+        found = evaluator.evaluate_many(trials)
+        assert found == make_evaluator(TEXTS[name], setting()).evaluate_many(trials)
+        for trial, row in zip(trials, found, strict=True):
+            assert row == pytest.approx(evaluator.evaluate(trial.genotype, trial.fidelity), rel=1e-5)
+        assert evaluator.evaluate_many([]) == []
+        assert evaluator.together >= 1
+
+    def test_needs_a_supernet_only_if_it_says_so_and_may_be_made_before_that_is_trained(self, name):
+        where = setting()
+        cls = find_evaluator(TEXTS[name])
+        if not cls.needs_supernet:
+            bare = Setting(where.space, where.data, where.augmentation, 0)
+            assert make_evaluator(TEXTS[name], bare).evaluate(GENOTYPES[0]) == make_evaluator(TEXTS[name], where).evaluate(
+                GENOTYPES[0]
+            )
+            return
+        early = make_evaluator(TEXTS[name], where)
+        with torch.no_grad():
+            for parameter in where.supernet.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        assert early.evaluate(GENOTYPES[0]) == make_evaluator(TEXTS[name], where).evaluate(GENOTYPES[0])
+
+    def test_sees_training_if_and_only_if_it_says_so(self, name):
+        space = with_training_choices(SPACE, {"learning_rate": (0.001, 0.5)})
+        text = (
+            TEXTS[name] if name != "predictor" else f"predictor(known={[((*g, i % 2), a) for i, (g, a) in enumerate(KNOWN)]})"
+        )
+        evaluator = make_evaluator(text, setting(space))
+        found = [evaluator.evaluate((*GENOTYPES[0], rate)) for rate in (0, 1)]
+        assert (found[0] != found[1]) == evaluator.sees_training
+
     def test_a_genotype_of_another_space_and_an_unknown_argument_are_refused(self, name):
         with pytest.raises(UserError):
             make_evaluator(TEXTS[name], setting()).evaluate((0, 9, 0, 0, 0, 0))
@@ -67,6 +102,7 @@ class TestEveryEvaluator:
         text = TEXTS[name] if name != "predictor" else f"predictor(known={[((*g, *tail), a) for g, a in KNOWN]})"
         evaluator = make_evaluator(text, setting(space))
         assert evaluator.evaluate((*GENOTYPES[0], *tail))
+        assert evaluator.images_passed() >= 0
 
 
 def test_metrics_are_those_of_sklearn():
@@ -128,7 +164,7 @@ def test_a_fidelity_out_of_range_is_refused(fidelity):
 
 def test_the_supernet_evaluator_needs_one():
     where = setting()
-    with pytest.raises(UserError, match="needs a trained supernet"):
+    with pytest.raises(UserError, match="needs a supernet"):
         make_evaluator("supernet", Setting(where.space, where.data, where.augmentation))
 
 
@@ -180,11 +216,26 @@ def test_training_choices_are_searched_by_a_strategy_that_knows_nothing_of_them(
 @pytest.mark.parametrize(
     "options",
     [{"speed": (1.0,)}, {"learning_rate": ()}, {"learning_rate": (0.0,)}, {"batch_size": (2.5,)}, {"batch_size": (1,)},
+     {"learning_rate": (0.1, 0.1)}, {"learning_rate": (float("inf"),)}, {"epochs": (float("nan"),)},
      {"augmentation": (1.5,)}, {"epochs": (0.0,)}, {"weight_decay": (-1.0,)}],
 )  # fmt: skip
 def test_training_choices_out_of_range_are_refused(options):
     with pytest.raises(UserError):
         with_training_choices(SPACE, options)
+
+
+def test_training_choices_are_read_from_text():
+    assert parse_training([]) == {}
+    assert parse_training(["epochs", "learning_rate=0.1, 2e-1"]) == {"learning_rate": (0.1, 0.2), "epochs": (0.5, 1.0)}
+    assert (
+        parse_training(["all", "batch_size=16"]) == parse_training(["batch_size=16", "all"]) == {**OPTIONS, "batch_size": (16,)}
+    )
+    options = [c.options for c in with_training_choices(SPACE, parse_training(["batch_size=16,32"])).choices]
+    assert options[-1] == ("16", "32")
+    for text in ("speed", "learning_rate=", "learning_rate=fast", "", "all=3", "=1"):
+        with pytest.raises(UserError) as caught:
+            with_training_choices(SPACE, parse_training([text]))
+        assert "\n" not in str(caught.value)
 
 
 def test_every_option_of_training_is_in_range():

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from hwnas.search.admission import Admission
-from hwnas.search.loop import Candidate, run_search
+from hwnas.search.loop import Candidate, one_by_one, run_search
 from hwnas.search.strategy import Score, make_strategy
 from hwnas.spaces import make_space
 from hwnas.storage import Journal
@@ -33,7 +33,7 @@ def evaluate(trial, seconds=0.0):
 
 def search(text, journal, seconds=0.0):
     strategy = make_strategy(text, Admission(SPACE, lambda g: 0.0, (0,) * 6), 5)
-    return run_search(strategy, lambda trial: evaluate(trial, seconds), journal, COUNT, batch=3)
+    return run_search(strategy, one_by_one(lambda trial: evaluate(trial, seconds)), journal, COUNT, batch=3)
 
 
 @pytest.mark.parametrize("text", FAMILIES)

@@ -20,7 +20,21 @@ def search(
     device: DeviceName = "cpu",
     strategy: Annotated[str, typer.Option(help="Search strategy: name, or name(argument=value, ...).")] = "auto",
     predictor: Annotated[str, typer.Option(help="Latency predictor.")] = "gaussian_process",
-    evaluations: Annotated[int, typer.Option(min=1, help="Architectures to score in the supernet.")] = 300,
+    evaluator: Annotated[
+        str,
+        typer.Option(help="What a candidate is worth: name, or name(argument=value, ...)."),
+    ] = "supernet",
+    training: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Hyper-parameter to search too: learning_rate, or batch_size=32,64, or all; may be repeated."),
+    ] = None,
+    evaluations: Annotated[int, typer.Option(min=1, help="Candidates to evaluate.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Candidates to propose at a time, where the strategy can.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate; the result does not depend on them.")] = 1,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Threads of each evaluation. Default: one where it trains, else all."),
+    ] = None,
     supernet_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the supernet.")] = 40,
     sampling: Annotated[str, typer.Option(help="Paths a supernet step trains: uniform or sandwich.")] = "uniform",
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the winner, at most.")] = 60,
@@ -48,7 +62,8 @@ def search(
 
     with watch(err_console) as tell:
         report = compile_network(
-            space, data, device, budget, out, strategy=strategy, predictor=predictor, evaluations=evaluations,
+            space, data, device, budget, out, strategy=strategy, predictor=predictor, evaluator=evaluator,
+            training=training or (), evaluations=evaluations, batch=batch, workers=workers, threads=threads,
             supernet_epochs=supernet_epochs, sampling=sampling, epochs=epochs, inherit=inherit, size=size, limit=limit,
             seed=seed, profile=profile, warm_start=warm_start, resume=resume, watch=tell,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 
 from hwnas.errors import UserError
 from hwnas.evaluation import evaluator
-from hwnas.evaluation.evaluator import Setting
+from hwnas.evaluation.evaluator import Metrics, Setting
 from hwnas.evaluation.passes import Passes
 from hwnas.plugins import load
 from hwnas.space import Genotype
@@ -34,6 +34,9 @@ class Evaluator(evaluator.Evaluator):
             )
         self.batches = [(torch.from_numpy(train.images[p]), torch.from_numpy(train.labels[p])) for p in parts]
 
-    def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> dict[str, float]:
+    def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> Metrics:
         passes = Passes(self.setting.arch(genotype), self.batches, self.setting.seed)
         return {name: proxy(passes) for name, proxy in self.proxies.items()}
+
+    def images_passed(self) -> float:
+        return 3.0 * sum(len(labels) for _, labels in self.batches)

@@ -29,19 +29,27 @@ _SOFTENING = 0.25  # keeps the best at a finite place of the stretched scale
 class Strategy(strategy.Strategy):
     """`initial` random trials, then the largest `acquisition`: `ei`, or `ucb` with `beta` standard deviations.
 
+    larger: each of the first is the largest of so many samples, which a budget makes a good guess; 1 for plain random ones.
     front: a metric, such as `latency_ms`, over which a whole Pareto front is sought: the expected growth of its hypervolume.
     Small spaces are judged as a whole, larger ones by an evolving pool.
     """
 
     def __init__(
         self, admission: Admission, seed: int, initial: int = 10, acquisition: str = "ei", beta: float = 2.0, front: str = "",
+        larger: int = 4,
     ) -> None:  # fmt: skip
         super().__init__(admission, seed)
-        if initial < 2 or acquisition not in ("ei", "ucb"):
+        if type(initial) is not int or initial < 2 or acquisition not in ("ei", "ucb"):
             raise UserError("bayesian needs initial >= 2 and acquisition ei or ucb", got=(initial, acquisition))
-        if front and front not in admission.traits(admission.fallback).metrics:
-            raise UserError("front names a metric that is predicted here", got=front)
+        if type(larger) is not int or larger < 1:
+            raise UserError("bayesian takes the largest of a whole number of samples, at least 1", got=larger)
+        known = admission.traits(admission.fallback).metrics
+        if front and front not in known:
+            raise UserError(
+                "front names a metric that is known beforehand", got=front, remedy=f"known here: {', '.join(known) or 'none'}"
+            )
         self.initial, self.acquisition, self.beta, self.front = initial, acquisition, beta, front
+        self.larger = 1 if front else larger  # a front has small networks too
         self.numbers = np.random.default_rng(seed)
         self.told: list[tuple[Genotype, Score]] = []
         self.pool: Pool | None = None
@@ -50,25 +58,49 @@ class Strategy(strategy.Strategy):
     def ask(self, count: int = 1) -> list[Trial]:
         left = self.initial - len(self.told)
         if left > 0:
-            return [Trial(self.fresh(lambda: self.admission.sample(self.rng))) for _ in range(min(count, left))]
-        self.pool = pool = self.pool or Pool(self.admission, self.rng)
-        for genotype, _ in self.told[len(pool.asked) :]:
-            pool.ask(genotype)
+            return [Trial(self.fresh(self._first)) for _ in range(min(count, left))]
+        pool = self._judged_pool()
         best = sorted(self.told, key=lambda told: told[1].rank, reverse=True)[:_PARENTS]
         pool.grow([genotype for genotype, _ in best])
-        y = (clipped if self.front else stretched)(np.array([score.accuracy for _, score in self.told]))
+        y = self._values()
         proposals = _PROPOSALS if self.process else _FIRST_PROPOSALS
         trials = []
         for _ in range(count):
-            between = pool.distances()[:, :, pool.asked].astype(np.float64)
-            self.process = fit_block_gp(between, y, self.numbers, self.process, proposals)
-            mean, deviation = self.process.predict(pool.distances())
+            mean, deviation = self._judge(pool, y, proposals)
             worth = self._worth(pool, mean, deviation, y) * pool.chances
             chosen = int(np.argmax(np.where(pool.open(), worth, -np.inf)))
             pool.ask(pool.genotypes[chosen])
             trials.append(Trial(pool.genotypes[chosen]))
             y, proposals = np.append(y, mean[chosen]), 0  # later ones of a batch believe what is expected of this one
         return trials
+
+    def ranking(self) -> list[Genotype]:
+        """The networks that were not asked for, best expectation first; none where the space is too large to be listed."""
+        if self.admission.space.size > self.admission.listing:
+            return []
+        pool = self._judged_pool()
+        mean, _ = self._judge(pool, self._values(), _PROPOSALS)
+        return [pool.genotypes[row] for row in sorted(pool.unasked(), key=lambda row: -mean[row])]
+
+    def _judged_pool(self) -> Pool:
+        """The pool, which knows all that was told."""
+        self.pool = self.pool or Pool(self.admission, self.rng)
+        for genotype, _ in self.told[len(self.pool.asked) :]:
+            self.pool.ask(genotype)
+        return self.pool
+
+    def _values(self) -> Array:
+        """What was told, on the scale of the process [told]."""
+        return (clipped if self.front else stretched)(np.array([score.accuracy for _, score in self.told]))
+
+    def _judge(self, pool: Pool, y: Array, proposals: int) -> tuple[Array, Array]:
+        """Mean and deviation of every candidate [rows], by a process that knows y [asked]."""
+        between = pool.distances()[:, :, pool.asked].astype(np.float64)
+        self.process = fit_block_gp(between, y, self.numbers, self.process, proposals)
+        return self.process.predict(pool.distances())
+
+    def _first(self) -> Genotype:
+        return self.admission.promising(self.rng, self.larger)
 
     def _worth(self, pool: Pool, mean: Array, deviation: Array, y: Array) -> Array:
         """What each candidate promises within the budget [rows]."""
