@@ -8,10 +8,16 @@ void bind(pybind11::module_& module);
 namespace hwnas::batch_norm {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::candidate_program {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::inner_search {
 void bind(pybind11::module_& module);
 }
 namespace hwnas::memory {
+void bind(pybind11::module_& module);
+}
+namespace hwnas::merged_program {
 void bind(pybind11::module_& module);
 }
 namespace hwnas::mixed_cell {
@@ -33,8 +39,10 @@ PYBIND11_MODULE(_native, m) {
 #endif
     hwnas::additive::bind(m);
     hwnas::batch_norm::bind(m);
+    hwnas::candidate_program::bind(m);
     hwnas::inner_search::bind(m);
     hwnas::memory::bind(m);
+    hwnas::merged_program::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);
     hwnas::weighted_sum::bind(m);

@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <cstring>
 
 #include "additive/additive.h"
+#include "common/instruction_set.h"
 #include "common/multiarch.h"
 #include "common/team.h"
 
@@ -41,23 +40,11 @@ void score_plain(const Table& table, const std::uint8_t* genotypes, std::int64_t
     }
 }
 
-bool has_avx512() {
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    const char* wanted = std::getenv("HWNAS_CPU_ISA");
-    // All that -march=x86-64-v4 lets the compiler use, as far as compilers can ask for it.
-    return (!wanted || !*wanted || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
-#else
-    return false;
-#endif
-}
-
 }  // namespace
 
 void score_some(const Table& table, const std::uint8_t* genotypes, std::int64_t count, float* scores) {
 #if defined(__x86_64__)
-    if (has_avx512() && table.layers >= avx512::kLeastLayers && table.choices <= avx512::kMostChoices) {
+    if (instruction_set() == InstructionSet::kAvx512 && table.layers >= avx512::kLeastLayers && table.choices <= avx512::kMostChoices) {
         avx512::score_some(table, genotypes, count, scores);
         return;
     }

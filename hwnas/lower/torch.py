@@ -19,7 +19,7 @@ from hwnas.lower.weights import check_weights, init_weights
 
 BN_MOMENTUM = 0.1  # of the running statistics, as in torch
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "sigmoid": torch.sigmoid,
     "tanh": torch.tanh, "silu": F.silu, "gelu": F.gelu, "elu": F.elu, "leaky_relu": F.leaky_relu,
 }  # fmt: skip
@@ -34,17 +34,18 @@ class Mode:
 
 
 @singledispatch
-def _apply(prim: prims.Prim, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+def apply_prim(prim: prims.Prim, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+    """A prim over batches of its inputs; `weights` finds its weights by their names in the prim."""
     raise NotImplementedError(f"{type(prim).__name__} has no torch lowering")
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Conv, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     bias = weights("bias") if prim.bias else None
     return F.conv2d(xs[0], weights("weight"), bias, prim.stride, prim.padding, prim.dilation, prim.groups)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     scale, shift = (weights("weight"), weights("bias")) if prim.affine else (None, None)
     # In training the running statistics are updated in place: where they are views, so is what they view.
@@ -52,34 +53,34 @@ def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Callable[[str], Tens
     return F.batch_norm(xs[0], *statistics, scale, shift, mode.training, mode.momentum, prim.eps)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Activation, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
-    return _ACTIVATIONS[prim.kind](xs[0])
+    return ACTIVATIONS[prim.kind](xs[0])
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Pool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     if prim.kind == "max":
         return F.max_pool2d(xs[0], prim.kernel, prim.stride, prim.padding)
     return F.avg_pool2d(xs[0], prim.kernel, prim.stride, prim.padding, count_include_pad=False)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.GlobalPool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0].mean((2, 3), keepdim=True)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Flatten, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0].flatten(1)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Linear, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return F.linear(xs[0], weights("weight"), weights("bias") if prim.bias else None)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     total = xs[0]
     for x in xs[1:]:
@@ -87,22 +88,22 @@ def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], m
     return total
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Scale, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return xs[0] * xs[1]
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Concat, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return torch.cat(list(xs), 1)
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Shift, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return F.pad(xs[0], (-1, 1, -1, 1))
 
 
-@_apply.register
+@apply_prim.register
 def _(prim: prims.Zero, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
     return torch.zeros_like(xs[0][:, :, :: prim.stride, :: prim.stride])
 
@@ -116,7 +117,7 @@ def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tenso
         def find(weight: str, name: str = name) -> Tensor:
             return weights(f"{name}.{weight}")
 
-        values.append(_apply(step.prim, [values[i] for i in step.inputs], find, mode))
+        values.append(apply_prim(step.prim, [values[i] for i in step.inputs], find, mode))
     return values[graph.output]
 
 

@@ -1,61 +1,172 @@
-"""Scoring networks: loss and accuracy on a split, and the batch-norm statistics that a path needs before it is scored."""
+"""Scoring networks: loss and accuracy on a split, and the batch-norm statistics that a path needs before it is scored.
+
+`evaluate` scores one network; `evaluate_many` scores candidates of a supernet, merged into one program.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import precision_recall_fscore_support
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hwnas.data import Split
+from hwnas.data import SearchData, Split
+from hwnas.ir.arch import Arch
 from hwnas.lower.torch import BN_MOMENTUM, ArchModule
+from hwnas.supernet.execute import Execution, in_parts
+from hwnas.supernet.executions import loader
+from hwnas.supernet.merge import merge
+from hwnas.supernet.race import Race, shuffled
+from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
+MEMORY_LIMIT = (1 << 30, 8 << 30)  # bytes of activations: on processors, on GPUs
+SIDE_BY_SIDE = 64  # candidates on a GPU at most
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall."""
+    """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall.
+
+    images: how many they are taken over.
+    """
 
     loss: float
     accuracy: float
     macro_f1: float
     precision: float
     recall: float
+    images: int
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
+def tensors(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Images, in the layout that convolutions run fastest in, and labels."""
-    images = torch.from_numpy(split.images)
+    images = torch.from_numpy(split.images).to(device)
     if images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
-    return images, torch.from_numpy(split.labels)
+    return images, torch.from_numpy(split.labels).to(device)
+
+
+class Tally:
+    """Of several networks: which images they get right, their answers counted, their losses summed, batch by batch."""
+
+    def __init__(self, networks: int) -> None:
+        self.right = [np.zeros((0,), bool)] * networks
+        self.confusion: list[NDArray[np.int64]] = [np.zeros((1, 1), np.int64)] * networks  # [label, answer]
+        self.loss = [0.0] * networks
+
+    def add(self, networks: Sequence[int], logits: Tensor, labels: Tensor) -> None:
+        """Logits [networks, n, classes] of some of the networks, and labels [n]."""
+        count, n, classes = logits.shape
+        answers = logits.argmax(2)
+        cells = (torch.arange(count, device=labels.device)[:, None] * classes + labels) * classes + answers
+        counted = torch.bincount(cells.flatten(), minlength=count * classes**2).view(count, classes, classes).cpu().numpy()
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(count), reduction="none").view(count, n).double().sum(1)
+        right = (answers == labels).cpu().numpy()
+        for i, (network, loss) in enumerate(zip(networks, losses.tolist(), strict=True)):
+            self.right[network] = np.concatenate([self.right[network], right[i]])
+            self.confusion[network] = self.confusion[network] + counted[i]
+            self.loss[network] += loss
+
+    def evaluation(self, network: int) -> Evaluation:
+        confusion = self.confusion[network]
+        hits, labelled, chosen = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        occurs = labelled + chosen > 0  # in labels or answers
+
+        def mean(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
+            """Over the classes that occur, 0 where there is nothing to be a share of."""
+            return float(np.mean((part / np.maximum(whole, 1))[occurs]))
+
+        images = int(labelled.sum())
+        return Evaluation(
+            loss=self.loss[network] / images,
+            accuracy=float(hits.sum() / images),
+            macro_f1=mean(2 * hits, labelled + chosen),
+            precision=mean(hits, chosen),
+            recall=mean(hits, labelled),
+            images=images,
+        )
 
 
 def evaluate(network: ArchModule, split: Split) -> Evaluation:
     """The network on a split, in evaluation mode."""
     network.eval()
     images, labels = tensors(split)
-    logits = []
+    tally = Tally(1)
     with torch.inference_mode():
         for start in range(0, len(labels), EVALUATION_BATCH):
-            logits.append(network(images[start : start + EVALUATION_BATCH]))
-    scores = torch.cat(logits)
-    predicted = scores.argmax(1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels.numpy(), predicted.numpy(), average="macro", zero_division=0.0
-    )
-    return Evaluation(
-        loss=float(F.cross_entropy(scores, labels)),
-        accuracy=float((predicted == labels).double().mean()),
-        macro_f1=float(f1),
-        precision=float(precision),
-        recall=float(recall),
-    )
+            part = slice(start, start + EVALUATION_BATCH)
+            tally.add([0], network(images[part])[None], labels[part])
+    return tally.evaluation(0)
+
+
+def evaluate_many(
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    data: SearchData,
+    *,
+    batch_size: int = 128,
+    batches: int = 4,
+    seed: int = 0,
+    memory_limit: int | None = None,
+    race: Race | None = None,
+) -> list[Evaluation]:
+    """Of each arch, what `recalibrate` on the training split and `evaluate` on the validation split say of its derived network.
+
+    archs: simplified ones of the supernet's space. They run as one merged program on the supernet's device, in parts whose live
+    activations keep within `memory_limit` bytes (see MEMORY_LIMIT); UserError if that is too little for one of them. race:
+    stops candidates that a better one has left behind, whose evaluation is then of the images that they have seen.
+    """
+    if not archs:
+        return []
+    device = next(supernet.parameters()).device
+    limit = MEMORY_LIMIT[device.type == "cuda"] if memory_limit is None else memory_limit
+    program = merge(archs)
+    load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape).detach(), device)
+    training, _ = tensors(data.train, device)
+    images, labels = tensors(data.validation, device)
+    if race:
+        order = torch.from_numpy(shuffled(len(labels), seed)).to(device)
+        images, labels = images[order], labels[order]
+    calibration = [training[index.to(device)] for index in _batches(len(training), batch_size, batches, seed)]
+    tally = Tally(len(archs))
+    running: list[tuple[Sequence[int], Tensor, Tensor]] = []  # what a device may still be working on
+    with torch.inference_mode():
+        # A GPU works on one part while the next is prepared, so there are several.
+        at_most = SIDE_BY_SIDE if device.type == "cuda" else None
+        for candidates, part in in_parts(program, load, limit, len(calibration[0]), at_most):
+            part.recalibrate(calibration, limit)
+            for seen in running:
+                tally.add(*seen)
+            if race:
+                _race(candidates, part, images, labels, limit, tally, race)
+            else:
+                running = [(candidates, part.logits(images, limit), labels)]
+        for seen in running:
+            tally.add(*seen)
+    return [tally.evaluation(candidate) for candidate in range(len(archs))]
+
+
+def _race(
+    candidates: Sequence[int], part: Execution, images: Tensor, labels: Tensor, limit: int, tally: Tally, race: Race
+) -> None:
+    """The part's candidates over the images as far as the race takes them."""
+    alive, start = np.arange(len(candidates)), 0
+    for end in race.ends(len(labels)):
+        if not len(alive):
+            break
+        names = [candidates[i] for i in alive.tolist()]
+        tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
+        right = np.stack([tally.right[name] for name in names])
+        if end < len(labels):
+            alive = alive[race.survivors(right, len(labels))]
+        else:
+            race.finish(right)
+        start = end
 
 
 def recalibrate(network: ArchModule, split: Split, batch_size: int = 128, batches: int = 4, seed: int = 0) -> None:

@@ -81,12 +81,15 @@ class Supernet(nn.Module):
 
     def weight(self, node: str, op: Op, name: str, shape: tuple[int, ...]) -> Tensor:
         """The view that an op of this node uses as its weight `name` (local to the op)."""
-        full = f"{bank_name(node, op)}.{name}"
-        if full not in self._names:
+        return self.view(f"{bank_name(node, op)}.{name}", shape)
+
+    def view(self, bank: str, shape: tuple[int, ...]) -> Tensor:
+        """A view of that shape into the weight `bank`, which `bank_name` and a weight's name make up."""
+        if bank not in self._names:
+            node, weight = bank.split(":", 1)
             packed, edge = self._packed[node]
-            return packed.view(edge, full.split(":", 1)[1])
-        bank: Tensor = getattr(self, self._names[full])
-        return sub_weight(bank, shape)
+            return packed.view(edge, weight)
+        return sub_weight(getattr(self, self._names[bank]), shape)
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         check_gates(self.space, gates)

@@ -1,0 +1,272 @@
+"""How fast are many candidates of a supernet scored, merged into one program, against one by one?
+
+    python -m benchmarks.candidate_evaluation --device cpu|cuda [--space NAME] [--rounds 3] [--save]
+
+256 candidates of the README's mobilenet space and of nasbench201, 32x32 images: a random batch, and a generation of an
+evolutionary search that has found what it prefers (regularized evolution on an additive stand-in for accuracy, whose terms are
+drawn at random). Each candidate is recalibrated on 4 batches of 128 images and scored on 1,000. One by one means what a search
+did without merging: the derived network as a PyTorch module, eagerly or compiled, in the layout that PyTorch runs it fastest in.
+That takes too long for all, so it is timed on a sample, and on a smaller one compiled; rounds interleave the sides. The sample's
+losses must agree to 1e-5 before anything is timed. `compile` counts compilation, which every new architecture needs;
+`compile-warm` does not. Memory is the peak of what a fresh process adds (CPU) or allocates (CUDA).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.supernet_step import device_name
+from hwnas.data import SearchData, Split
+from hwnas.ir.simplify import simplify
+from hwnas.lower.torch import ArchModule, to_torch
+from hwnas.search.admission import Admission, Traits
+from hwnas.search.strategy import Score, make_strategy
+from hwnas.space import Genotype, Space
+from hwnas.spaces import make_space
+from hwnas.supernet.derive import derive
+from hwnas.supernet.evaluate import Evaluation, evaluate_many
+from hwnas.supernet.merge import merge
+from hwnas.supernet.supernet import Supernet
+
+SPACES = {
+    "mobilenet": "mobilenet(stages=((16,3,2),(24,3,2),(40,3,1)),stem=8,first=8,head=96,widths=(0.5,0.75,1.0))",
+    "nasbench201": "nasbench201()",
+}
+BATCH, BATCHES, VALIDATION, TILE = 128, 4, 1000, 512
+Evaluate = Callable[[Genotype], float]  # a candidate's loss
+
+
+def images(count: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    return Split(rng.standard_normal((count, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, count))
+
+
+DATA = SearchData(images(BATCH * BATCHES, 0), images(VALIDATION, 1))
+
+
+def supernet_of(space: Space, device: str) -> Supernet:
+    """Weights and scales as training leaves them: no two of them alike."""
+    supernet = Supernet(space, seed=0)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.4 * torch.rand(parameter.shape, generator=rng) - 0.2)
+    return supernet.to(device).eval()
+
+
+def random_batch(space: Space, count: int) -> list[Genotype]:
+    rng = random.Random(0)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def generation(space: Space, count: int) -> list[Genotype]:
+    """Children of a population that a stand-in for accuracy has shaped over 20 generations."""
+    rng = random.Random(1)
+    worth = [[rng.gauss(0, 1) for _ in choice.options] for choice in space.choices]
+
+    def traits(genotype: Genotype) -> Traits:
+        return Traits(simplify(space.decode(genotype)).key)
+
+    admission = Admission(space, lambda genotype: 0.0, space.sample(rng), traits)
+    strategy = make_strategy("evolution(population=64)", admission, seed=0)
+    for _ in range(20):
+        for trial in strategy.ask(64):
+            value = sum(row[option] for row, option in zip(worth, trial.genotype, strict=True))
+            strategy.tell(trial, Score(value, 0.0))
+    return [trial.genotype for trial in strategy.ask(count)]
+
+
+def one_by_one(supernet: Supernet, device: str, wrap: Callable[[ArchModule], Any]) -> Evaluate:
+    """Recalibration and validation of one derived network."""
+    layout = torch.channels_last
+    training, validation = (
+        torch.from_numpy(s.images).to(device).contiguous(memory_format=layout) for s in (DATA.train, DATA.validation)
+    )
+    labels = torch.from_numpy(DATA.validation.labels).to(device)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(training))).to(device)
+
+    def evaluate(genotype: Genotype) -> float:
+        arch = simplify(supernet.space.decode(genotype))
+        network = to_torch(arch, derive(supernet, genotype)).to(device)
+        run = wrap(network)
+        with torch.no_grad():
+            network.train()
+            for i in range(BATCHES):
+                network.bn_momentum = 1 / (i + 1)
+                run(training[order[i * BATCH : (i + 1) * BATCH]])
+            network.eval()
+            logits = torch.cat([run(part) for part in validation.split(TILE)])  # type: ignore[no-untyped-call]
+            return scores(logits, labels)
+
+    return evaluate
+
+
+def scores(logits: Tensor, labels: Tensor) -> float:
+    """The loss; accuracy and the counts that F1 scores are made of are computed too, as any evaluation does."""
+    classes = logits.shape[1]
+    answers = logits.argmax(1)
+    torch.bincount(labels * classes + answers, minlength=classes**2).cpu()
+    return float(F.cross_entropy(logits, labels))
+
+
+def merged(supernet: Supernet, genotypes: Sequence[Genotype], **options: Any) -> list[Evaluation]:
+    return evaluate_many(supernet, genotypes, DATA, batch_size=BATCH, batches=BATCHES, seed=0, **options)
+
+
+def side(name: str, supernet: Supernet, device: str) -> Evaluate:
+    if name == "eager":
+        return one_by_one(supernet, device, lambda network: network)
+    return one_by_one(supernet, device, lambda network: torch.compile(network, dynamic=False))
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_mib(space: str, batch: str, name: str, device: str, limit: int | None) -> float:
+    """Of a fresh process: what scoring adds to resident memory, after a small candidate has loaded all libraries."""
+    command = [sys.executable, "-m", "benchmarks.candidate_evaluation", "--device", device, "--space", space]
+    command += ["--memory-of", batch, name, *([str(limit)] if limit else [])]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def memory_of(space: str, batch: str, name: str, device: str, limit: int | None) -> float:
+    supernet, genotypes = prepared(space, batch, 256, device)
+    options = {} if limit is None else {"memory_limit": limit}
+
+    def work(chosen: Sequence[Genotype], data: SearchData) -> None:
+        if name == "merged":
+            evaluate_many(supernet, chosen, data, batch_size=BATCH, batches=BATCHES, **options)
+        else:
+            side(name, supernet, device)(chosen[0])
+
+    small = SearchData(
+        Split(DATA.train.images[:8], DATA.train.labels[:8]), Split(DATA.validation.images[:8], DATA.validation.labels[:8])
+    )
+    if name == "merged":
+        evaluate_many(supernet, genotypes[:1], small, batch_size=8, batches=1)
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work(genotypes, DATA)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    work(genotypes, DATA)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+
+
+def prepared(space: str, batch: str, count: int, device: str) -> tuple[Supernet, list[Genotype]]:
+    built = make_space(SPACES[space], input=(3, 32, 32), classes=10)
+    return supernet_of(built, device), (random_batch if batch == "random" else generation)(built, count)
+
+
+def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    supernet, genotypes = prepared(space, batch, args.candidates, device)
+    case = f"{space} {batch} {len(genotypes)} candidates"
+
+    def row(
+        metric: str,
+        value: float,
+        unit: str,
+        baseline: str = "",
+        other: float | None = None,
+        spread: float = 0.0,
+        inverse: bool = False,
+    ) -> dict[str, Any]:
+        return {
+            "benchmark": "candidate_evaluation", "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
+            "baseline": baseline, "baseline_value": None if other is None else float(f"{other:.5g}"),
+            "ratio": None if other is None else round(other / value if inverse else value / other, 3), "spread": float(f"{spread:.3g}"),
+        }  # fmt: skip
+
+    program = merge([simplify(supernet.space.decode(g)) for g in genotypes])
+    yield row("nodes", len(program.values), "prims", "one by one", program.unmerged, inverse=True)
+    sample = random.Random(2).sample(range(len(genotypes)), args.sample)
+    eager = side("eager", supernet, device)
+    found = merged(supernet, genotypes)
+    error = max(abs(found[i].loss - (loss := eager(genotypes[i]))) / abs(loss) for i in sample)
+    yield row("loss_error", error, "relative to eager")
+    if not error <= 1e-5:
+        raise SystemExit(f"{case}: losses differ by {error:.1e} from one by one: not timed")
+    times: dict[str, list[float]] = {"merged": [], "eager": []}
+    for _ in range(args.rounds):
+        times["merged"].append(seconds(lambda: merged(supernet, genotypes), device) / len(genotypes))
+        times["eager"].append(seconds(lambda: [eager(genotypes[i]) for i in sample], device) / len(sample))
+    if args.compiled:
+        compiled = side("compile", supernet, device)
+        chosen = [genotypes[i] for i in sample[: args.compiled]]
+        times["compile"] = [seconds(lambda g=g: compiled(g), device) for g in chosen]  # type: ignore[misc]
+        times["merged"].append(seconds(lambda: merged(supernet, genotypes), device) / len(genotypes))
+    rate = {name: 1 / statistics.median(values) for name, values in times.items()}
+    spread = max(times["merged"]) / min(times["merged"]) - 1
+    for name in times:
+        if name != "merged":
+            yield row("speed", rate["merged"], "candidates/s", name, rate[name], spread)
+    if args.memory:
+        yield row(
+            "peak_memory",
+            peak_mib(space, batch, "merged", device, None),
+            "MiB",
+            "eager",
+            peak_mib(space, batch, "eager", device, None),
+            inverse=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--space", choices=tuple(SPACES), nargs="+", default=tuple(SPACES))
+    parser.add_argument("--batch", choices=("random", "evolution"), nargs="+", default=("random", "evolution"))
+    parser.add_argument("--candidates", type=int, default=256)
+    parser.add_argument("--sample", type=int, default=6, help="candidates that are scored one by one")
+    parser.add_argument("--compiled", type=int, default=1, help="candidates that are compiled one by one")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    parser.add_argument("--memory-of", nargs="+", help=argparse.SUPPRESS)  # what peak_mib starts
+    args = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if args.memory_of:
+        batch, name, *limit = args.memory_of
+        print(memory_of(args.space[0], batch, name, args.device, int(limit[0]) if limit else None))
+        return
+    results = Path(__file__).parent / "results" / f"candidate_evaluation_{args.device}.jsonl"
+    stamp = {"device": device_name(args.device), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    for space in args.space:
+        for batch in args.batch:
+            for row in rows(space, batch, args.device, args):
+                line = json.dumps(row | stamp)
+                print(line, flush=True)
+                if args.save:
+                    with results.open("a") as file:
+                        file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""schedule: in which order the steps of some candidates run, and where in memory their values lie.
+
+Breadth first, all steps that are ready side by side, where a device wants much work at a time; or depth first, candidate after
+candidate, where memory is short.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from hwnas.ir.tensor import TensorSpec
+from hwnas.supernet.fuse import Fused, Step
+
+
+class Footprint(Protocol):
+    """What a device needs for one image, in bytes."""
+
+    def value_bytes(self, spec: TensorSpec) -> int:
+        """A value of this spec."""
+
+    def scratch_bytes(self, step: Step) -> int:
+        """What a step needs beside its inputs and its output."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`stages` of steps, by number, in order; the steps of a stage may run side by side.
+
+    dead: the values that nobody reads after each stage. offset: where each value lies, and peak_bytes: how large the memory is
+    that holds them all and the scratch, both in bytes for one image. The images are at 0.
+    """
+
+    stages: tuple[tuple[int, ...], ...]
+    dead: tuple[tuple[int, ...], ...]
+    offset: dict[int, int]
+    peak_bytes: int
+
+
+class Schedule:
+    """Of a program's candidates, for a device with this footprint."""
+
+    def __init__(self, program: Fused, footprint: Footprint) -> None:
+        self.program, self.footprint = program, footprint
+
+    @cached_property
+    def _level(self) -> list[int]:
+        """Of each value the steps on the longest way to it."""
+        level = [0]
+        for step in self.program.steps:
+            level.append(1 + max(level[value] for value in step.inputs))
+        return level
+
+    @cached_property
+    def _bytes(self) -> list[tuple[int, int]]:
+        """Of each step its output and its scratch, for one image."""
+        footprint = self.footprint
+        return [(footprint.value_bytes(s.spec), footprint.scratch_bytes(s)) for s in self.program.steps]
+
+    def needed(self, candidate: int) -> list[int]:
+        """The steps of a candidate, in order."""
+        found, stack = set[int](), [self.program.outputs[candidate] - 1]
+        while stack:
+            step = stack.pop()
+            if step >= 0 and step not in found:
+                found.add(step)
+                stack.extend(value - 1 for value in self.program.steps[step].inputs)
+        return sorted(found)
+
+    def plan(self, candidates: Sequence[int], breadth: bool) -> Plan:
+        """These candidates, in this order."""
+        stages = self._stages(candidates, breadth)
+        last = {0: len(stages)}  # the images stay
+        for number, stage in enumerate(stages):
+            for step in stage:
+                for value in (step + 1, *self.program.steps[step].inputs):
+                    last[value] = number
+        last.update((self.program.outputs[c], len(stages)) for c in candidates)  # and so do the logits
+        dead: list[list[int]] = [[] for _ in range(len(stages) + 1)]
+        for value, number in last.items():
+            dead[number].append(value)
+        offset, peak = self._place(stages, dead)
+        return Plan(tuple(map(tuple, stages)), tuple(map(tuple, dead[:-1])), offset, peak)
+
+    def _stages(self, candidates: Sequence[int], breadth: bool) -> list[list[int]]:
+        if breadth:
+            levels: dict[int, list[int]] = {}
+            for step in sorted(set().union(*(self.needed(c) for c in candidates))):
+                levels.setdefault(self._level[step + 1], []).append(step)
+            return [levels[level] for level in sorted(levels)]
+        steps: dict[int, None] = {}
+        for candidate in candidates:
+            steps.update(dict.fromkeys(self.needed(candidate)))
+        return [[step] for step in steps]
+
+    def _place(self, stages: Sequence[Sequence[int]], dead: Sequence[Sequence[int]]) -> tuple[dict[int, int], int]:
+        """Values into the smallest gap that holds them, or at the end."""
+        top = peak = self.footprint.value_bytes(self.program.input)
+        offset, size = {0: 0}, {0: top}
+        gaps: list[tuple[int, int]] = []  # (bytes, offset), none beside another
+        for number, stage in enumerate(stages):
+            scratch = 0
+            for step in stage:
+                need, more = self._bytes[step]
+                scratch += more
+                fits = next((i for i, (room, _) in enumerate(gaps) if room >= need), None)
+                if fits is None:
+                    offset[step + 1], top = top, top + need
+                else:
+                    room, start = gaps.pop(fits)
+                    offset[step + 1] = start
+                    if room > need:
+                        insort(gaps, (room - need, start + need))
+                size[step + 1] = need
+            peak = max(peak, top + scratch)
+            top = _free(gaps, [(size[v], offset[v]) for v in dead[number]], top)
+        return offset, peak
+
+
+def _free(gaps: list[tuple[int, int]], freed: list[tuple[int, int]], top: int) -> int:
+    """Returns room, neighbours joined; what lies at the end lowers the end, which is returned."""
+    if not freed:
+        return top
+    joined: list[tuple[int, int]] = []  # (offset, bytes)
+    for start, room in sorted((start, room) for room, start in (*gaps, *freed)):
+        if joined and sum(joined[-1]) == start:
+            joined[-1] = (joined[-1][0], joined[-1][1] + room)
+        else:
+            joined.append((start, room))
+    if joined and sum(joined[-1]) == top:
+        top = joined.pop()[0]
+    gaps[:] = sorted((room, start) for start, room in joined)
+    return top

@@ -1,0 +1,180 @@
+"""Merged candidates against the same candidates one by one: derived networks, recalibrated and evaluated on their own."""
+
+from __future__ import annotations
+
+import gc
+import random
+import re
+import weakref
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.data import SearchData
+from hwnas.errors import UserError
+from hwnas.ir.arch import Arch
+from hwnas.ir.simplify import simplify
+from hwnas.lower.torch import to_torch
+from hwnas.space import Genotype, Space
+from hwnas.supernet import evaluate as module
+from hwnas.supernet import executions
+from hwnas.supernet.derive import derive
+from hwnas.supernet.evaluate import Evaluation, evaluate, evaluate_many, recalibrate
+from hwnas.supernet.execute import Execution, TorchExecution
+from hwnas.supernet.race import Race
+from hwnas.supernet.supernet import Supernet
+
+CALIBRATION = {"batch_size": 10, "batches": 3, "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def supernet(small_space) -> Supernet:
+    supernet = Supernet(small_space, seed=1)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            if parameter.dim() == 1:  # nothing neutral
+                parameter.add_(torch.rand(parameter.shape, generator=rng) - 0.5)
+    return supernet
+
+
+def sample(space: Space, count: int, seed: int = 0) -> list[Genotype]:
+    rng = random.Random(seed)
+    return [space.sample(rng) for _ in range(count)]
+
+
+def archs(space: Space, genotypes: list[Genotype]) -> list[Arch]:
+    return [simplify(space.decode(g)) for g in genotypes]
+
+
+def one_by_one(supernet: Supernet, genotype: Genotype, data: SearchData) -> Evaluation:
+    network = to_torch(simplify(supernet.space.decode(genotype)), derive(supernet, genotype))
+    recalibrate(network, data.train, **CALIBRATION)
+    return evaluate(network, data.validation)
+
+
+def close(found: list[Evaluation], expected: list[Evaluation]) -> bool:
+    return len(found) == len(expected) and all(
+        np.allclose(astuple(a), astuple(b), rtol=1e-5) for a, b in zip(found, expected, strict=True)
+    )
+
+
+@pytest.fixture(params=["native", "torch"])
+def way(request, monkeypatch) -> str:
+    if request.param == "torch":
+        monkeypatch.setattr(executions.execute_cpu, "covers", lambda program: False)
+    return request.param
+
+
+def test_many_are_each_by_itself(small_space, supernet, small_data, way):
+    genotypes = sample(small_space, 9)
+    genotypes += genotypes[:2]  # twice the same
+    expected = [one_by_one(supernet, g, small_data) for g in genotypes]
+    assert close(evaluate_many(supernet, archs(small_space, genotypes), small_data, **CALIBRATION), expected)
+    assert len({e.loss for e in expected}) > 4  # or nothing would be shown
+
+
+def test_none_at_all(supernet, small_data):
+    assert evaluate_many(supernet, [], small_data) == []
+
+
+def test_the_supernet_stays_as_it_is(small_space, supernet, small_data, state_of, way):
+    before = state_of(supernet)
+    evaluate_many(supernet, archs(small_space, sample(small_space, 3)), small_data, **CALIBRATION)
+    assert all(torch.equal(before[name], value) for name, value in state_of(supernet).items())
+
+
+def least(supernet: Supernet, chosen: list[Arch], data: SearchData) -> int:
+    with pytest.raises(UserError, match="by itself") as refused:
+        evaluate_many(supernet, chosen, data, **CALIBRATION, memory_limit=1)
+    found = re.search(r"allow (\d+) bytes", str(refused.value))
+    assert found
+    return int(found[1])
+
+
+def test_any_memory_that_one_candidate_fits_into_gives_the_same(small_space, supernet, small_data, way, monkeypatch):
+    genotypes = sample(small_space, 7)
+    chosen = archs(small_space, genotypes)
+    expected = [one_by_one(supernet, g, small_data) for g in genotypes]
+    needed = least(supernet, chosen, small_data)
+    sizes = []
+    in_parts = module.in_parts
+
+    def counted(*arguments):
+        for candidates, part in in_parts(*arguments):
+            assert part.memory(10) <= arguments[2]
+            sizes.append(len(candidates))
+            yield candidates, part
+
+    monkeypatch.setattr(module, "in_parts", counted)
+    parts = []
+    for limit in (needed, needed * 3 // 2, 100 * needed):
+        sizes.clear()
+        assert close(evaluate_many(supernet, chosen, small_data, **CALIBRATION, memory_limit=limit), expected)
+        assert sum(sizes) == len(genotypes)
+        parts.append(len(sizes))
+    assert parts[0] >= parts[1] >= parts[2] == 1
+    assert parts[0] > 1
+
+
+def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, small_data, monkeypatch):
+    """Counted from outside: after every step, the bytes of all values that are still referred to."""
+    monkeypatch.setattr(executions.execute_cpu, "covers", lambda program: False)
+    chosen = archs(small_space, sample(small_space, 5))
+    needed = least(supernet, chosen, small_data)
+    alive: dict[int, tuple[weakref.ref, int]] = {}
+    peaks = []
+    apply = TorchExecution._apply
+
+    def watched(self: TorchExecution, *arguments):
+        y = apply(self, *arguments)
+        alive[id(y)] = weakref.ref(y), y.numel() * 4
+        gc.collect()
+        peaks.append(sum(size for ref, size in alive.values() if ref() is not None))
+        return y
+
+    monkeypatch.setattr(TorchExecution, "_apply", watched)
+    evaluate_many(supernet, chosen, small_data, **CALIBRATION, memory_limit=needed)
+    assert 0 < max(peaks) <= needed
+
+
+def test_a_race_keeps_what_it_finishes_and_says_how_far_the_others_came(small_space, supernet, small_data, way):
+    chosen = archs(small_space, sample(small_space, 8, seed=2))
+    full = evaluate_many(supernet, chosen, small_data, **CALIBRATION)
+    raced = evaluate_many(supernet, chosen, small_data, **CALIBRATION, race=Race(error=0.9, looks=3))
+    images = len(small_data.validation)
+    finished = [i for i, found in enumerate(raced) if found.images == images]
+    assert finished
+    assert close([raced[i] for i in finished], [full[i] for i in finished])
+    assert all(found.images in (images // 8, images // 4, images // 2, images) for found in raced)
+
+
+def test_a_hopeless_candidate_is_stopped(small_space, supernet, make_split, monkeypatch):
+    """Candidates whose answers are set: one that knows everything, one that knows nothing, and one in between."""
+    data = SearchData(make_split(45, 0), make_split(240, 1))
+    labels = torch.from_numpy(data.validation.labels)
+    rng = np.random.default_rng(0)
+    knows = torch.from_numpy(np.stack([np.ones(240, bool), np.zeros(240, bool), rng.random(240) < 0.98]))
+
+    class Told(Execution):
+        def memory(self, images):
+            return 1
+
+        def recalibrate(self, batches, limit):
+            pass
+
+        def logits(self, images, limit, wanted=None):
+            which = list(range(3)) if wanted is None else list(wanted)
+            number = torch.cat([(torch.from_numpy(data.validation.images) == x).flatten(1).all(1).nonzero()[0] for x in images])
+            answers = torch.where(knows[which][:, number], labels[number], (labels[number] + 1) % 3)
+            return torch.nn.functional.one_hot(answers, 3).float()
+
+    monkeypatch.setattr(module, "loader", lambda program, weights, device: lambda part: Told())
+    monkeypatch.setattr(module, "in_parts", lambda program, load, *rest: [([0, 1, 2], load(program))])
+    found = evaluate_many(supernet, archs(small_space, sample(small_space, 3)), data, **CALIBRATION, race=Race())
+    assert [e.images for e in found] == [240, 15, 240]
+    assert found[0].accuracy == 1
+    assert found[1].accuracy == 0
+    assert found[2].accuracy == float(knows[2].double().mean())

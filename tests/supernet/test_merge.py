@@ -1,0 +1,143 @@
+"""What merging makes one value, against counting by hand; fused steps and schedules against the values they stand for."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hwnas.ir.arch import Arch, Node
+from hwnas.ir.prims import BatchNorm, Conv
+from hwnas.ir.simplify import simplify
+from hwnas.ir.tensor import TensorSpec
+from hwnas.ops.classifier import Classifier
+from hwnas.ops.conv_bn import ConvBn
+from hwnas.ops.mbconv import MbConv
+from hwnas.ops.sum import Sum
+from hwnas.spaces import make_space
+from hwnas.supernet.fuse import fuse
+from hwnas.supernet.merge import merge
+from hwnas.supernet.schedule import Schedule
+
+INPUT = TensorSpec((3, 8, 8))
+SPACES = (
+    "mobilenet(input=(3,16,16),classes=4,width=0.5,stages=((16,3,2),(24,2,2)),head=16)",
+    "nasbench201(input=(3,8,8),classes=4,channels=4,cells=2)",
+    "darts(input=(3,8,8),classes=4,channels=4,cells=3)",
+)
+
+
+def chain(*blocks: MbConv | ConvBn) -> Arch:
+    names = [f"n{i}" for i in range(len(blocks))]
+    nodes = [Node(name, op, (before,)) for name, op, before in zip(names, blocks, ["x", *names], strict=False)]
+    return Arch(INPUT, (*nodes, Node("head", Classifier(4), (names[-1],))), "head")
+
+
+def test_common_prefixes_are_one_and_what_follows_a_difference_is_not():
+    a = chain(ConvBn(8), ConvBn(8), ConvBn(8))
+    b = chain(ConvBn(8), ConvBn(8, 5), ConvBn(8))
+    one, both = merge([a]), merge([a, b, a])
+    length = len(one.values)
+    assert both.unmerged == 3 * length
+    assert len(both.values) == 2 * length - 3  # convolution, batch norm, activation of the first block
+    assert both.outputs[0] == both.outputs[2] != both.outputs[1]
+
+
+def test_options_share_the_beginning_of_a_block_with_its_weights():
+    """Kernels 3 and 5 of a bottleneck expand with the same view of the bank; of another width it is another view."""
+    stem = ConvBn(8)
+    a, b, c = chain(stem, MbConv(8, 3, 3)), chain(stem, MbConv(8, 5, 3)), chain(stem, MbConv(8, 3, 6))
+    length = len(merge([a]).values)
+    assert len(merge([a, b]).values) == 2 * length - 3 - 3
+    assert len(merge([a, c]).values) == 2 * length - 3
+
+
+def test_the_same_op_elsewhere_has_other_weights():
+    program = merge([chain(ConvBn(3), ConvBn(3))])
+    assert sum(isinstance(v.prim, Conv) for v in program.values) == 2
+    assert len({w for v in program.values for w in v.weights}) == sum(len(v.weights) for v in program.values)
+
+
+def test_terms_of_a_sum_in_any_order():
+    def arch(*terms: str) -> Arch:
+        nodes = [Node("a", ConvBn(8), ("x",)), Node("b", ConvBn(8, 1), ("x",)), Node("s", Sum(), terms)]
+        return Arch(INPUT, (*nodes, Node("head", Classifier(4), ("s",))), "head")
+
+    program = merge([arch("a", "b"), arch("b", "a")])
+    assert program.outputs[0] == program.outputs[1]
+
+
+@pytest.mark.parametrize("text", SPACES)
+def test_a_part_is_what_merging_its_candidates_gives(text):
+    space = make_space(text)
+    rng = random.Random(0)
+    archs = [simplify(space.decode(space.sample(rng))) for _ in range(8)]
+    program = merge(archs)
+    for chosen in ([0], [5, 2], [1, 3, 7, 4]):
+        part, own = program.part(chosen), merge([archs[i] for i in chosen])
+        assert len(part.values) == len(own.values)
+        assert part.outputs[0] in part.needed[0]
+        assert [len(n) for n in part.needed] == [len(n) for n in own.needed]
+        for values in (part.values, own.values):
+            assert all(i <= number for number, value in enumerate(values) for i in value.inputs)
+    assert sorted(program.in_order(range(8))) == list(range(8))
+
+
+@pytest.mark.parametrize("text", SPACES)
+def test_every_convolution_and_batch_norm_is_in_one_step(text):
+    space = make_space(text)
+    rng = random.Random(1)
+    program = merge([simplify(space.decode(space.sample(rng))) for _ in range(5)])
+    fused = fuse(program)
+    assert sum(isinstance(s.prim, Conv) for s in fused.steps) == sum(isinstance(v.prim, Conv) for v in program.values)
+    assert sum(s.norm is not None for s in fused.steps) == sum(isinstance(v.prim, BatchNorm) for v in program.values)
+    assert len(fused.steps) < 0.8 * len(program.values)
+    assert all(i <= number for number, step in enumerate(fused.steps) for i in step.inputs)
+
+
+class Bytes:
+    def value_bytes(self, spec: TensorSpec) -> int:
+        return spec.bytes
+
+    def scratch_bytes(self, step) -> int:
+        return 64
+
+
+@pytest.mark.parametrize("text", SPACES)
+@pytest.mark.parametrize("breadth", [False, True])
+def test_a_plan_runs_everything_once_and_no_two_live_values_overlap(text, breadth):
+    space = make_space(text)
+    rng = random.Random(2)
+    fused = fuse(merge([simplify(space.decode(space.sample(rng))) for _ in range(6)]))
+    schedule = Schedule(fused, Bytes())
+    for chosen in (range(6), [4], [3, 1]):
+        plan = schedule.plan(chosen, breadth)
+        ran = [step for stage in plan.stages for step in stage]
+        assert len(ran) == len(set(ran))
+        assert set(ran) == set().union(*(schedule.needed(c) for c in chosen))
+        live = {0}
+        for stage, dead in zip(plan.stages, plan.dead, strict=True):
+            for step in stage:
+                assert set(fused.steps[step].inputs) <= live  # its inputs have been computed and not been freed
+            live |= {step + 1 for step in stage}
+            places = sorted((plan.offset[v], plan.offset[v] + fused.spec(v).bytes) for v in live)
+            assert all(a[1] <= b[0] for a, b in pairwise(places))
+            assert places[-1][1] + 64 <= plan.peak_bytes
+            live -= set(dead)
+        assert live == {0} | {fused.outputs[c] for c in chosen}
+
+
+def test_depth_first_takes_less_memory_than_breadth_first():
+    space = make_space(SPACES[1])
+    rng = random.Random(3)
+    schedule = Schedule(fuse(merge([simplify(space.decode(space.sample(rng))) for _ in range(12)])), Bytes())
+    assert schedule.plan(range(12), False).peak_bytes < schedule.plan(range(12), True).peak_bytes
+    assert schedule.plan([0], False).peak_bytes <= schedule.plan(range(12), False).peak_bytes
+
+
+def test_weights_name_their_place_in_the_bank():
+    (value,) = [v for v in merge([chain(ConvBn(8))]).values if isinstance(v.prim, Conv)]
+    assert [w.name for w in value.weights] == ["weight"]
+    assert torch.Size(value.weights[0].shape) == (8, 3, 3, 3)
