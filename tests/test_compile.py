@@ -7,6 +7,7 @@ import math
 from itertools import product
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fake_device import install, latency_ms
@@ -18,6 +19,7 @@ from hwnas.errors import UserError
 from hwnas.ir.simplify import simplify
 from hwnas.latency.device import Device
 from hwnas.latency.measure import Measured, summarize
+from hwnas.latency.quantize import is_quantized
 from hwnas.latency.session import Session
 from hwnas.latency.verify import verify
 from hwnas.lower.cost import cost
@@ -38,6 +40,20 @@ pytestmark = pytest.mark.usefixtures("fake_device")
 def archs():
     space = small_space()
     return [space.decode(g) for g in product(*(range(len(c.options)) for c in space.choices))]
+
+
+def test_an_int8_device_gets_the_model_quantised_and_judged_as_it_is(folder):
+    report = run(folder, device="cpu-int8", profile=folder / "int8", epochs=10)
+    delivered, exported = ((folder / "run" / name).read_bytes() for name in ("model.onnx", "model_float32.onnx"))
+    assert is_quantized(onnx.load_from_string(delivered))
+    assert not is_quantized(onnx.load_from_string(exported))
+    assert arch_text(delivered) == arch_text(exported) == (folder / "run/arch.txt").read_text()
+    split = load_data("digits", limit=120).test.split
+    for model, found in ((delivered, report.test), (exported, report.float32_test)):
+        answers = Session(model, Device(name="here")).predict(split.images).argmax(1)
+        assert found.accuracy == pytest.approx((answers == split.labels).mean(), abs=2 / len(split.labels))
+    assert report.test.accuracy > report.float32_test.accuracy - 0.1
+    assert report.test != report.float32_test
 
 
 def test_the_run_folder_holds_what_is_documented_and_no_pickle(undisturbed):

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("fake_device")
         {"strategy": "evolution(sample=0)"}, {"predictor": "nosuch"}, {"sampling": "nosuch"}, {"budget": ""}, {"budget": "2"},
         {"budget": "2 parsecs"}, {"evaluations": 0}, {"epochs": 0}, {"supernet_epochs": 0}, {"size": 0}, {"limit": 3},
         {"seed": -1},
-        {"device": "cpu-int8"},
         {"device": "cuda"}, {"space": f"{SPACE[:-1]},classes=3)"}, {"strategy": "evolution(population=4, sample=2.5)"},
         {"strategy": "os.path"}, {"predictor": "json"}, {"budget": "1e999ms"}, {"predictor": "lookup_table(x=1)"},
     ],

@@ -20,7 +20,7 @@ from hwnas.data import Dataset, load_data
 from hwnas.errors import UserError
 from hwnas.evaluation.evaluator import Evaluator, Setting, find_evaluator, make_evaluator
 from hwnas.evaluation.training_choices import parse_training, with_training_choices
-from hwnas.latency.device import FOLDER, Device, load_device
+from hwnas.latency.device import FOLDER, load_device
 from hwnas.latency.predictor import DEFAULT as DEFAULT_PREDICTOR
 from hwnas.latency.target import fingerprint
 from hwnas.plugins import load as load_plugin
@@ -100,7 +100,8 @@ def compile_network(
             "no more workers than candidates at a time", got=f"{workers} workers, batch {batch}",
             remedy=f"ask for a batch of {workers}: what is found depends on the batch, never on the workers",
         )  # fmt: skip
-    target = _target(device)
+    target = load_device(device)
+    fingerprint(target)  # refuses a device that is not here
     for package, plugin, what in (
         ("search.strategies", strategy, "strategy"),
         ("latency.predictors", predictor, "latency predictor"),
@@ -133,18 +134,6 @@ def compile_network(
     profile_path = (Path(profile) if profile else FOLDER / target.name) / "profile.jsonl"
     question = Question(config, limits, target, dataset, networks, scorer)
     return answer(Run(question, folder, profile_path, workers, resume, watch))
-
-
-def _target(name: str) -> Device:
-    """The device, if it is here and measures what a search delivers."""
-    device = load_device(name)
-    if device.precision != "fp32":
-        raise UserError(
-            f"a search delivers float32 models, and {device.name} measures {device.precision}", got=name,
-            remedy="search for a device of precision fp32; hwnas measure tells what a model takes when it is quantised",
-        )  # fmt: skip
-    fingerprint(device)
-    return device
 
 
 def _evaluator_class(text: str, training: bool, inherit: bool) -> type[Evaluator]:

@@ -11,7 +11,7 @@ from hwnas.compile.finalists import measure_finalists
 from hwnas.compile.prediction import Prediction
 from hwnas.compile.run import Run, continued
 from hwnas.compile.scoring import Scoring, evaluating
-from hwnas.compile.winner import Winner, train_finalist
+from hwnas.compile.winner import Winner, evaluate_model, train_finalist
 from hwnas.ir.text import print_arch
 from hwnas.latency.target import fingerprint
 from hwnas.lower.cost import cost
@@ -93,14 +93,19 @@ def _report(
     """The answer: the test split is seen here, once, by the network that was chosen."""
     question, arch = run.question, winner.network.arch
     with run.phase("testing"):
-        test = evaluate(winner.network, question.dataset.test.split)
+        split = question.dataset.test.split
+        float32 = evaluate(winner.network, split)
+        quantized = winner.model != winner.exported
+        test = evaluate_model(winner.model, split) if quantized else float32
     metric = next(iter(question.budget.limits))
     front = pareto_front(fully_scored(candidates), lambda c: c.metrics[metric], lambda c: c.score.accuracy)
     report = Report(
         succeeded=winner.attempt.exceeds_by == 0, config=question.config, key=arch.key,
         choices=question.space.describe(tuple(winner.attempt.genotype)), **asdict(cost(arch)),
         predicted=prediction.predicted(arch), measured=winner.measurement, fingerprint=fingerprint(question.device),
-        test=_quality(test), validation=_quality(winner.trained.validation), trained_epochs=winner.trained.epochs,
+        test=_quality(test),
+        float32_test=_quality(float32) if quantized else None,
+        validation=_quality(winner.trained.validation), trained_epochs=winner.trained.epochs,
         onnx_max_error=winner.difference, input=question.input(), finalists=finalists,
         pareto=[
             Tradeoff(key=c.key, genotype=list(c.genotype), search_accuracy=c.score.accuracy, metrics=c.metrics) for c in front
@@ -110,6 +115,8 @@ def _report(
     write_file(run.folder.arch, print_arch(arch))
     write_file(run.folder.weights, save_safetensors(winner.network.weights()))
     write_file(run.folder.model, winner.model)
+    if quantized:
+        write_file(run.folder.float32_model, winner.exported)
     write_file(run.folder.report, report.model_dump_json(indent=2) + "\n")
     return report
 

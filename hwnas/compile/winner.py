@@ -5,25 +5,38 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import torch
+
 from hwnas.compile.finalists import exceeds
 from hwnas.compile.run import Run
+from hwnas.data import Split
 from hwnas.evaluation.training_choices import training_of
+from hwnas.latency.device import Device
 from hwnas.latency.measure import Measurement
+from hwnas.latency.quantize import quantize_calibrated
+from hwnas.latency.session import Session
 from hwnas.latency.verify import verify
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.torch import ArchModule, to_torch
 from hwnas.report.run import Attempt, Predicted, versions
+from hwnas.supernet.evaluate import EVALUATION_BATCH, Evaluation, Tally
 from hwnas.supernet.train import Recipe, Trained, train_network
+
+_CALIBRATING = 256  # training images that give a quantised model's ranges
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A finalist after training. `difference`: of its exported model from torch."""
+    """A finalist after training. `difference`: of its exported float32 model from torch.
+
+    model: as the device runs it, in float32 or quantised. exported: in float32.
+    """
 
     attempt: Attempt
     network: ArchModule
     trained: Trained
     model: bytes
+    exported: bytes
     difference: float
     measurement: Measurement
 
@@ -40,12 +53,25 @@ def train_finalist(run: Run, attempt: Attempt, predicted: Predicted | None) -> W
             network, dataset.search, augmentation, recipe, seed=config.seed,
             progress=lambda d, t, loss: run.watch("training", d, t, f"loss {loss:.3f}"),
         )  # fmt: skip
-    model = to_onnx(arch, network.weights(), _metadata(run, predicted)).SerializeToString()
-    difference = verify(model, network, dataset.test.split.images[:256])
+    exported = to_onnx(arch, network.weights(), _metadata(run, predicted)).SerializeToString()
+    difference = verify(exported, network, dataset.test.split.images[:256])
+    model = exported
+    if question.device.precision == "int8":
+        model = quantize_calibrated(exported, dataset.search.train.images[:_CALIBRATING])
     with run.phase("measuring"):
         (found,) = run.measure([model], "measuring")
     attempt = attempt.model_copy(update={"measured_ms": question.judged_ms(found), "exceeds_by": exceeds(run, arch, found)})
-    return Winner(attempt, network, trained, model, difference, found)
+    return Winner(attempt, network, trained, model, exported, difference, found)
+
+
+def evaluate_model(model: bytes, split: Split) -> Evaluation:
+    """An ONNX model, as ONNX Runtime runs it on the processor."""
+    session, tally = Session(model, Device(name="evaluate", threads=1)), Tally(1)
+    for start in range(0, len(split.labels), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        logits = torch.from_numpy(session.predict(split.images[part]))
+        tally.add([0], logits[None], torch.from_numpy(split.labels[part]))
+    return tally.evaluation(0)
 
 
 def _metadata(run: Run, predicted: Predicted | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ history.jsonl         every evaluated architecture
 finalists.jsonl       measurements of the best predicted ones
 phases.jsonl          wall time of each phase that ended
 arch.txt  weights.safetensors  model.onnx  report.json      the answer
+model_float32.onnx    where model.onnx is quantised for the device: what it was made of
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class Report(BaseModel):
     predicted: Predicted | None
     measured: Measurement
     fingerprint: dict[str, str]
-    test: Quality
+    test: Quality  # of the model as it is delivered
+    float32_test: Quality | None = None  # of the trained network, if the model is quantised
     validation: Quality
     trained_epochs: int
     onnx_max_error: float
@@ -148,6 +150,7 @@ class RunFolder:
         self.arch = path / "arch.txt"
         self.weights = path / "weights.safetensors"
         self.model = path / "model.onnx"
+        self.float32_model = path / "model_float32.onnx"
         self.report = path / "report.json"
 
     def start(self, config: Config, resume: bool) -> None:

@@ -78,7 +78,8 @@ def report_lines(report: Report) -> list[str]:
             f" over {p.networks} networks{retest}"
         )
     lines += [
-        f"accuracy  {report.test.accuracy:.2%} on the test split, macro F1 {report.test.macro_f1:.4f}",
+        f"accuracy  {report.test.accuracy:.2%} on the test split, macro F1 {report.test.macro_f1:.4f}"
+        + (f"; {report.float32_test.accuracy:.2%} before it was quantised" if report.float32_test else ""),
         f"cost      {describe('macs', report.macs)}, {describe('params', report.params)},"
         f" peak {describe('peak_bytes', report.peak_bytes)}",
         f"searched  {report.evaluated} architectures; ONNX against torch {report.onnx_max_error:.1e};"

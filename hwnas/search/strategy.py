@@ -18,9 +18,8 @@ _TRIES = 12  # proposals that may be networks seen before
 
 @dataclass(frozen=True)
 class Score:
-    """`accuracy` on the validation split, 0 to 1, or what else an evaluator is about, such as a proxy's value; higher is better.
-
-    `loss` there, which ranks architectures of one accuracy.
+    """`accuracy` on the validation split, 0 to 1, or what else an evaluator is about, such as a proxy's value; higher is
+    better. `loss` there, which ranks architectures of one accuracy.
     """
 
     accuracy: float
