@@ -5,10 +5,10 @@
 256 candidates of the README's mobilenet space and of nasbench201, 32x32 images: a random batch, and a generation of an
 evolutionary search that has found what it prefers (regularized evolution on an additive stand-in for accuracy, whose terms are
 drawn at random). Each candidate is recalibrated on 4 batches of 128 images and scored on 1,000. One by one means what a search
-did without merging: the derived network as a PyTorch module, eagerly or compiled, in the layout that PyTorch runs it fastest in.
-That takes too long for all, so it is timed on a sample, and on a smaller one compiled; rounds interleave the sides. The sample's
-losses must agree to 1e-5 before anything is timed. `compile` counts compilation, which every new architecture needs;
-`compile-warm` does not. Memory is the peak of what a fresh process adds (CPU) or allocates (CUDA).
+did without merging: the derived network as a PyTorch module, eagerly or compiled, its activations channels last. That takes
+too long for all, so it is timed on a sample, and on a smaller one compiled; rounds interleave the sides. The sample's losses
+must agree to 1e-5 before anything is timed. `compile` counts compilation, which every new architecture needs. Memory is the
+peak of what a fresh process adds (CPU) or allocates (CUDA).
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def scores(logits: Tensor, labels: Tensor) -> float:
 
 
 def merged(supernet: Supernet, genotypes: Sequence[Genotype], **options: Any) -> list[Evaluation]:
-    return evaluate_many(supernet, genotypes, DATA, batch_size=BATCH, batches=BATCHES, seed=0, **options)
+    archs = [simplify(supernet.space.decode(genotype)) for genotype in genotypes]
+    return evaluate_many(supernet, archs, DATA, batch_size=BATCH, batches=BATCHES, seed=0, **options)
 
 
 def side(name: str, supernet: Supernet, device: str) -> Evaluate:
@@ -160,7 +161,8 @@ def memory_of(space: str, batch: str, name: str, device: str, limit: int | None)
 
     def work(chosen: Sequence[Genotype], data: SearchData) -> None:
         if name == "merged":
-            evaluate_many(supernet, chosen, data, batch_size=BATCH, batches=BATCHES, **options)
+            archs = [simplify(supernet.space.decode(genotype)) for genotype in chosen]
+            evaluate_many(supernet, archs, data, batch_size=BATCH, batches=BATCHES, **options)
         else:
             side(name, supernet, device)(chosen[0])
 
@@ -168,7 +170,7 @@ def memory_of(space: str, batch: str, name: str, device: str, limit: int | None)
         Split(DATA.train.images[:8], DATA.train.labels[:8]), Split(DATA.validation.images[:8], DATA.validation.labels[:8])
     )
     if name == "merged":
-        evaluate_many(supernet, genotypes[:1], small, batch_size=8, batches=1)
+        work(genotypes[:1], small)
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -198,10 +200,11 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
         spread: float = 0.0,
         inverse: bool = False,
     ) -> dict[str, Any]:
+        ratio = None if other is None else round(other / value if inverse else value / other, 3)
         return {
             "benchmark": "candidate_evaluation", "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
             "baseline": baseline, "baseline_value": None if other is None else float(f"{other:.5g}"),
-            "ratio": None if other is None else round(other / value if inverse else value / other, 3), "spread": float(f"{spread:.3g}"),
+            "ratio": ratio, "spread": float(f"{spread:.3g}"),
         }  # fmt: skip
 
     program = merge([simplify(supernet.space.decode(g)) for g in genotypes])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ SIDE_BY_SIDE = 64  # candidates on a GPU at most
 class Evaluation:
     """Mean cross-entropy, share of right answers, and unweighted means over the classes of F1 score, precision and recall.
 
-    images: how many they are taken over.
+    images: how many they are taken over. Of a candidate that a race stopped, accuracy and loss are those of the best that
+    finished, moved by how far it was from that one on the images that both have seen; so it never ranks above it.
     """
 
     loss: float
@@ -52,12 +54,12 @@ def tensors(split: Split, device: torch.device | str = "cpu") -> tuple[Tensor, T
 
 
 class Tally:
-    """Of several networks: which images they get right, their answers counted, their losses summed, batch by batch."""
+    """Of several networks, image by image: whether they are right, and their loss; and their answers counted."""
 
     def __init__(self, networks: int) -> None:
-        self.right = [np.zeros((0,), bool)] * networks
+        self.right = [np.zeros(0, bool)] * networks
+        self.loss = [np.zeros(0)] * networks
         self.confusion: list[NDArray[np.int64]] = [np.zeros((1, 1), np.int64)] * networks  # [label, answer]
-        self.loss = [0.0] * networks
 
     def add(self, networks: Sequence[int], logits: Tensor, labels: Tensor) -> None:
         """Logits [networks, n, classes] of some of the networks, and labels [n]."""
@@ -65,15 +67,22 @@ class Tally:
         answers = logits.argmax(2)
         cells = (torch.arange(count, device=labels.device)[:, None] * classes + labels) * classes + answers
         counted = torch.bincount(cells.flatten(), minlength=count * classes**2).view(count, classes, classes).cpu().numpy()
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(count), reduction="none").view(count, n).double().sum(1)
-        right = (answers == labels).cpu().numpy()
-        for i, (network, loss) in enumerate(zip(networks, losses.tolist(), strict=True)):
-            self.right[network] = np.concatenate([self.right[network], right[i]])
-            self.confusion[network] = self.confusion[network] + counted[i]
-            self.loss[network] += loss
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat(count), reduction="none").view(count, n).double()
+        for network, right, loss, cells_of in zip(
+            networks, (answers == labels).cpu().numpy(), losses.cpu().numpy(), counted, strict=True
+        ):
+            self.right[network] = np.concatenate([self.right[network], right])
+            self.loss[network] = np.concatenate([self.loss[network], loss])
+            self.confusion[network] = self.confusion[network] + cells_of
 
-    def evaluation(self, network: int) -> Evaluation:
-        confusion = self.confusion[network]
+    def evaluations(self) -> list[Evaluation]:
+        images = max(map(len, self.right))
+        finished = [i for i, right in enumerate(self.right) if len(right) == images]
+        best = max(finished, key=lambda i: (self.right[i].sum(), -self.loss[i].sum()))
+        return [self._evaluation(network, best) for network in range(len(self.right))]
+
+    def _evaluation(self, network: int, best: int) -> Evaluation:
+        confusion, images = self.confusion[network], len(self.right[network])
         hits, labelled, chosen = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         occurs = labelled + chosen > 0  # in labels or answers
 
@@ -81,10 +90,14 @@ class Tally:
             """Over the classes that occur, 0 where there is nothing to be a share of."""
             return float(np.mean((part / np.maximum(whole, 1))[occurs]))
 
-        images = int(labelled.sum())
+        def moved(values: Sequence[NDArray[Any]]) -> float:
+            """The mean; of a network that has not seen all, as the best one's whole mean would have it."""
+            own, whole = values[network].mean(), values[best]
+            return float(own if len(whole) == images else whole.mean() + own - whole[:images].mean())
+
         return Evaluation(
-            loss=self.loss[network] / images,
-            accuracy=float(hits.sum() / images),
+            loss=moved(self.loss),
+            accuracy=min(1.0, max(0.0, moved(self.right))),
             macro_f1=mean(2 * hits, labelled + chosen),
             precision=mean(hits, chosen),
             recall=mean(hits, labelled),
@@ -101,7 +114,7 @@ def evaluate(network: ArchModule, split: Split) -> Evaluation:
         for start in range(0, len(labels), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             tally.add([0], network(images[part])[None], labels[part])
-    return tally.evaluation(0)
+    return tally.evaluations()[0]
 
 
 def evaluate_many(
@@ -148,7 +161,7 @@ def evaluate_many(
                 running = [(candidates, part.logits(images, limit), labels)]
         for seen in running:
             tally.add(*seen)
-    return [tally.evaluation(candidate) for candidate in range(len(archs))]
+    return tally.evaluations()
 
 
 def _race(

@@ -31,7 +31,7 @@ class Plan:
     """`stages` of steps, by number, in order; the steps of a stage may run side by side.
 
     dead: the values that nobody reads after each stage. offset: where each value lies, and peak_bytes: how large the memory is
-    that holds them all and the scratch, both in bytes for one image. The images are at 0.
+    that holds them all and the scratch, both in bytes for one image. The images are at 0, until nobody reads them any more.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -73,7 +73,7 @@ class Schedule:
     def plan(self, candidates: Sequence[int], breadth: bool) -> Plan:
         """These candidates, in this order."""
         stages = self._stages(candidates, breadth)
-        last = {0: len(stages)}  # the images stay
+        last: dict[int, int] = {}
         for number, stage in enumerate(stages):
             for step in stage:
                 for value in (step + 1, *self.program.steps[step].inputs):

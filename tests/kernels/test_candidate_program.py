@@ -18,7 +18,7 @@ from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import candidate_plan, candidate_program
 from hwnas.kernels.candidate_program import CandidateProgram, Node
-from hwnas.lower.torch import Mode, _apply, to_torch
+from hwnas.lower.torch import Mode, apply_prim, to_torch
 from hwnas.space import Space
 from hwnas.spaces import darts, mobilenet, nasbench201
 
@@ -70,7 +70,7 @@ class Network:
     def _values(self, images: Tensor, weights: Sequence[dict[str, Tensor]], mode: Mode) -> list[Tensor]:
         values = [images.double()]
         for node, w in zip(self.nodes, weights, strict=True):
-            values.append(_apply(node.prim, [values[i] for i in node.inputs], w.__getitem__, mode))
+            values.append(apply_prim(node.prim, [values[i] for i in node.inputs], w.__getitem__, mode))
         return values
 
 

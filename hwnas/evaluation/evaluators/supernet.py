@@ -1,35 +1,60 @@
-"""Shared weights: the path's own weights out of the supernet, batch norm recalibrated, on the validation split."""
+"""Shared weights: the paths' own weights out of the supernet, batch norm recalibrated, on the validation split.
+
+A group of trials is one merged program, in which whatever they have in common runs once.
+"""
 
 from __future__ import annotations
 
-from hwnas.data import Split
+from collections.abc import Sequence
+
+from hwnas.data import SearchData, Split
 from hwnas.errors import UserError
 from hwnas.evaluation import evaluator
 from hwnas.evaluation.evaluator import Metrics, Setting, check_fidelity, quality
-from hwnas.lower.torch import to_torch
+from hwnas.search.strategy import Trial
 from hwnas.space import Genotype
-from hwnas.supernet.derive import derive
-from hwnas.supernet.evaluate import evaluate, recalibrate
+from hwnas.supernet.evaluate import evaluate_many
+from hwnas.supernet.race import Race
 
 
 class Evaluator(evaluator.Evaluator):
-    """A fidelity below 1 looks at that share of the validation split."""
+    """A fidelity below 1 looks at that share of the validation split.
+
+    race: in a group, trials that another has left behind stop early; the probability that the best is stopped by mistake. 0: no
+    trial is. memory_mib: of activations alive at once.
+    """
 
     needs_supernet = True
+    together = 64
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, race: float = 0.05, memory_mib: int = 1024) -> None:
         super().__init__(setting)
         if setting.supernet is None:
             raise UserError("the supernet evaluator needs a supernet", remedy="train one, or choose another evaluator")
-        self.supernet = setting.supernet
+        if not 0 <= race < 1 or memory_mib < 1:
+            raise UserError("race is a probability from 0 to below 1, memory_mib at least 1", got=(race, memory_mib))
+        self.supernet, self.race, self.memory_limit = setting.supernet, race, memory_mib << 20
 
     def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> Metrics:
-        check_fidelity(fidelity)
+        return self.evaluate_many([Trial(genotype, fidelity)])[0]
+
+    def evaluate_many(self, trials: Sequence[Trial]) -> list[Metrics]:
+        """Those of `evaluate`, but what a stopped trial is worth is estimated: see hwnas/supernet/evaluate.py."""
+        found: dict[int, Metrics] = {}
+        for fidelity in sorted({trial.fidelity for trial in trials}):
+            check_fidelity(fidelity)
+            chosen = [i for i, trial in enumerate(trials) if trial.fidelity == fidelity]
+            evaluations = evaluate_many(
+                self.supernet, [self.setting.arch(trials[i].genotype) for i in chosen], self._data(fidelity),
+                seed=self.setting.seed, memory_limit=self.memory_limit, race=Race(self.race) if self.race else None,
+            )  # fmt: skip
+            found |= {i: quality(evaluation) for i, evaluation in zip(chosen, evaluations, strict=True)}
+        return [found[i] for i in range(len(trials))]
+
+    def _data(self, fidelity: float) -> SearchData:
         data = self.setting.data
-        network = to_torch(self.setting.arch(genotype), derive(self.supernet, genotype))
-        recalibrate(network, data.train, seed=self.setting.seed)
         images = max(1, round(fidelity * len(data.validation)))
-        return quality(evaluate(network, Split(data.validation.images[:images], data.validation.labels[:images])))
+        return SearchData(data.train, Split(data.validation.images[:images], data.validation.labels[:images]))
 
     def images_passed(self) -> float:
         return float(len(self.setting.data.validation) + 512)  # the second for batch norm
