@@ -10,17 +10,15 @@ numpy's two usual forms: one fancy index, and a sum over layers.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.output import Output, add_save
 from hwnas.kernels.additive import score, score_reference
 from hwnas.latency.processor import processor
 
@@ -45,7 +43,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--choices", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     table = rng.random((args.layers, args.choices), np.float32)
@@ -69,22 +67,16 @@ def main() -> None:
             rates[name].append(args.archs / (time.perf_counter() - start) / 1e6)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     numpy_name = max((n for n in sides if n.startswith("numpy")), key=medians.__getitem__)
+    out = Output("additive_predict", args.save, device=processor())
     for name, values in rates.items():
         low, _, high = statistics.quantiles(values, n=4)
         row: dict[str, Any] = {
-            "benchmark": "additive_predict", "case": f"{args.archs} archs, {args.layers} layers of {args.choices}, {name}",
+            "case": f"{args.archs} archs, {args.layers} layers of {args.choices}, {name}",
             "metric": "rate", "value": round(medians[name], 1), "unit": "million archs a second", "baseline": numpy_name,
             "baseline_value": round(medians[numpy_name], 1), "ratio": round(medians[name] / medians[numpy_name], 1),
-            "spread": round(high - low, 1), "best": round(max(values), 1), "device": processor(),
-            "date": datetime.date.today().isoformat(),
+            "spread": round(high - low, 1), "best": round(max(values), 1),
         }  # fmt: skip
-        line = json.dumps(row)
-        print(line, flush=True)
-        if args.save:
-            results = Path(__file__).parent / "results" / "additive_predict.jsonl"
-            results.parent.mkdir(exist_ok=True)
-            with results.open("a") as file:
-                file.write(line + "\n")
+        out.write(row)
 
 
 if __name__ == "__main__":

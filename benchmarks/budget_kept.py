@@ -13,7 +13,6 @@ two measurements. A search whose finalists all miss the budget says so: it faile
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import random
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.output import Output, add_save
 from hwnas.ir.simplify import simplify
 from hwnas.latency.device import Device, load_device
 from hwnas.latency.measure import measure
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=60, help="networks to profile for the predictor")
     parser.add_argument("--profile", type=Path, default=Path("runs/budget_kept"), help="folder of the profile")
     parser.add_argument("--pause", type=float, default=120.0, help="seconds before the winners are measured again")
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
     device, space = load_device(args.device), make_space(args.space)
     profile = Profile.open(args.profile / "profile.jsonl", device)
@@ -141,9 +141,9 @@ def main() -> None:
     over = [ms / budget_ms - 1 for ms, (budget_ms, _, _) in zip(again, winners, strict=True)]
     stamp = {
         "searches": args.searches, "retest": round(retest, 5), "over_by": [round(v, 4) for v in over],
-        "budgets_ms": [round(b, 4) for b in budgets.tolist()], "device": f"{processor()}, {device.name}",
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "budgets_ms": [round(b, 4) for b in budgets.tolist()],
     }  # fmt: skip
+    out = Output("budget_kept", args.save, f"budget_kept_{device.name}", device=f"{processor()}, {device.name}", **stamp)
     rows: list[dict[str, Any]] = [
         {"metric": "budgets_broken", "value": sum(v > 0 for v in over), "unit": "winners"},
         {"metric": "budgets_broken_by_more_than_retest", "value": sum(v > retest for v in over), "unit": "winners"},
@@ -153,13 +153,7 @@ def main() -> None:
     ]
     for row in rows:
         common = {"baseline": None, "baseline_value": None, "ratio": None, "spread": None}
-        line = json.dumps({"benchmark": "budget_kept", "case": args.space, **row, **common, **stamp})
-        print(line, flush=True)
-        if args.save:
-            results = Path(__file__).parent / "results" / f"budget_kept_{device.name}.jsonl"
-            results.parent.mkdir(exist_ok=True)
-            with results.open("a") as file:
-                file.write(line + "\n")
+        out.write({"case": args.space, **row, **common})
 
 
 if __name__ == "__main__":

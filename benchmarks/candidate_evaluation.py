@@ -14,9 +14,7 @@ peak of what a fresh process adds (CPU) or allocates (CUDA).
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
-import json
 import random
 import resource
 import statistics
@@ -32,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.supernet_step import device_name
+from benchmarks.output import Output, add_save, device_name
 from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import ArchModule, to_torch
@@ -202,7 +200,7 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
     ) -> dict[str, Any]:
         ratio = None if other is None else round(other / value if inverse else value / other, 3)
         return {
-            "benchmark": "candidate_evaluation", "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
+            "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
             "baseline": baseline, "baseline_value": None if other is None else float(f"{other:.5g}"),
             "ratio": ratio, "spread": float(f"{spread:.3g}"),
         }  # fmt: skip
@@ -251,7 +249,7 @@ def main() -> None:
     parser.add_argument("--compiled", type=int, default=1, help="candidates that are compiled one by one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     parser.add_argument("--memory-of", nargs="+", help=argparse.SUPPRESS)  # what peak_mib starts
     args = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -259,16 +257,14 @@ def main() -> None:
         batch, name, *limit = args.memory_of
         print(memory_of(args.space[0], batch, name, args.device, int(limit[0]) if limit else None))
         return
-    results = Path(__file__).parent / "results" / f"candidate_evaluation_{args.device}.jsonl"
-    stamp = {"device": device_name(args.device), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    out = Output(
+        "candidate_evaluation", args.save, f"candidate_evaluation_{args.device}", device=device_name(args.device),
+        torch=torch.__version__,
+    )  # fmt: skip
     for space in args.space:
         for batch in args.batch:
             for row in rows(space, batch, args.device, args):
-                line = json.dumps(row | stamp)
-                print(line, flush=True)
-                if args.save:
-                    with results.open("a") as file:
-                        file.write(line + "\n")
+                out.write(row)
 
 
 if __name__ == "__main__":

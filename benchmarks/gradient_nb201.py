@@ -12,8 +12,6 @@ Short runs of a small supernet: they show the machinery, not the strategies' bes
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.supernet_step import device_name
+from benchmarks.output import Output, add_save, device_name
 from hwnas.data import load_data
 from hwnas.spaces import make_space
 from hwnas.supernet.differentiable import CollapseWarning, GradientRecipe, search_in_stages
@@ -59,7 +57,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--alpha-learning-rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
 
     with np.load(args.accuracy, allow_pickle=False) as file:
@@ -70,8 +68,7 @@ def main() -> None:
     row_of = {tuple(code): i for i, code in enumerate(codes.tolist())}
     dataset = load_data(args.data, seed=args.seed, limit=args.limit, test_limit=10, validation=0.4)
     space = make_space("nasbench201", input=dataset.input, channels=args.channels, cells=args.cells)
-    results = Path(__file__).parent / "results" / "gradient_nb201_cpu.jsonl"
-    stamp = {"device": device_name("cpu"), "date": datetime.date.today().isoformat()}
+    out = Output("gradient_nb201", args.save, "gradient_nb201_cpu", device=device_name("cpu"))
     for text in args.strategies:
         for device in (None, *devices):
             recipe = GradientRecipe(
@@ -90,7 +87,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             place = row_of[genotype]
             line: dict[str, Any] = {
-                "benchmark": "gradient_nb201", "case": f"{text}, {f'latency of {device}' if device else 'without latency'}",
+                "case": f"{text}, {f'latency of {device}' if device else 'without latency'}",
                 "metric": args.metric, "value": round(float(accuracy[place]), 3), "unit": "%",
                 "baseline": "best cell of the table",
                 "baseline_value": round(float(accuracy.max()), 3), "ratio": round(float(accuracy[place] / accuracy.max()), 4),
@@ -101,11 +98,7 @@ def main() -> None:
                 "steps": args.epochs * args.steps,
                 "batch_size": args.batch_size,
             }  # fmt: skip
-            text_line = json.dumps(line | stamp)
-            print(text_line, flush=True)
-            if args.save:
-                with results.open("a") as file:
-                    file.write(text_line + "\n")
+            out.write(line)
 
 
 if __name__ == "__main__":

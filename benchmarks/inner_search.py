@@ -12,12 +12,9 @@ front's, which is known: it is built layer by layer. Last, spaces of up to 10^8 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,7 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
 
-from benchmarks.supernet_step import device_name
+from benchmarks.output import Output, add_save, device_name
 from hwnas.kernels.inner_search import Problem, Variation, enumerate_front, evolve, exact_front
 
 LAYERS, CHOICES = 20, 12
@@ -106,7 +103,7 @@ def rows(rounds: int) -> Iterator[dict[str, Any]]:
         case: str, metric: str, value: float, unit: str, baseline: str = "", other: float | None = None, spread: float = 0.0
     ) -> dict[str, Any]:
         return {
-            "benchmark": "inner_search", "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
+            "case": case, "metric": metric, "value": float(f"{value:.5g}"), "unit": unit,
             "baseline": baseline, "baseline_value": other and float(f"{other:.5g}"),
             "ratio": other and round(value / other, 1 if value > 10 * other else 4), "spread": float(f"{spread:.3g}"),
         }  # fmt: skip
@@ -154,18 +151,13 @@ def rows(rounds: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds is at least 1; got {args.rounds}")
-    results = Path(__file__).parent / "results" / "inner_search_cpu.jsonl"
-    stamp = {"device": device_name("cpu"), "date": datetime.date.today().isoformat()}
+    out = Output("inner_search", args.save, "inner_search_cpu", device=device_name("cpu"))
     for row in rows(args.rounds):
-        line = json.dumps(row | stamp)
-        print(line, flush=True)
-        if args.save:
-            with results.open("a") as file:
-                file.write(line + "\n")
+        out.write(row)
 
 
 if __name__ == "__main__":

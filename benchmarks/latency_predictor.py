@@ -12,8 +12,6 @@ interrupted run continues.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.output import Output, add_save
 from hwnas.ir.arch import Arch
 from hwnas.latency.device import load_device
 from hwnas.latency.predictor import (
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--networks", type=int, default=60)
     parser.add_argument("--profile", type=Path, help="folder; default runs/latency_predictor/<space>-<device>")
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     arguments = parser.parse_args()
     device = load_device(arguments.device)
     spaces = [make_space(text) for text in SPACES[arguments.space]]
@@ -103,11 +102,12 @@ def main() -> None:
     networks, held_out = split(profile, spaces, arguments.networks)
     again = retest(profile, held_out)
     found = dict(judgements(LatencyTable.of(profile), networks, held_out, again))
-    now = datetime.datetime.now().astimezone()
     stamp: dict[str, Any] = {
         "retest": round(again, 5), "networks": len(networks.archs), "held_out": len(held_out.archs),
-        "profile_minutes": round(took, 1), "device": f"{processor()}, {device.name}", "date": now.isoformat(timespec="minutes"),
+        "profile_minutes": round(took, 1),
     }  # fmt: skip
+    name = f"{processor()}, {device.name}"
+    out = Output("latency_predictor", arguments.save, f"latency_predictor_{device.name}", device=name, **stamp)
     for case, error in found.items():
         for metric in METRICS:
             value = getattr(error, metric)
@@ -116,18 +116,12 @@ def main() -> None:
             scaled = getattr(found["scaled sum of blocks"], metric)
             baseline = ("retest", again) if metric == "mape" else ("scaled sum of blocks", scaled)
             row = {
-                "benchmark": "latency_predictor", "case": f"{arguments.space} {case}", "metric": metric,
+                "case": f"{arguments.space} {case}", "metric": metric,
                 "value": round(value, 5), "unit": "rank correlation" if metric == "spearman" else "share",
                 "baseline": baseline[0], "baseline_value": baseline[1] and round(baseline[1], 5),
                 "ratio": round(value / baseline[1], 4) if baseline[1] else None, "spread": None,
             }  # fmt: skip
-            line = json.dumps(row | stamp)
-            print(line, flush=True)
-            if arguments.save:
-                results = Path(__file__).parent / "results" / f"latency_predictor_{device.name}.jsonl"
-                results.parent.mkdir(exist_ok=True)
-                with results.open("a") as file:
-                    file.write(line + "\n")
+            out.write(row)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ leave-one-out) on the known devices' predicted log-latencies, from random networ
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import RidgeCV
 
+from benchmarks.output import Output, add_save
 from hwnas.ir.simplify import simplify
 from hwnas.latency.processor import processor
 from hwnas.regress.transfer import Family, complete
@@ -145,31 +144,25 @@ def main() -> None:
     parser.add_argument("--latency", type=Path, required=True)
     parser.add_argument("--codes", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     arguments = parser.parse_args()
     devices, latency, codes = load(arguments.latency, arguments.codes)
     x, connected = features(codes)
     by_seed = [one_seed(seed, x, np.log(latency), connected) for seed in range(arguments.seeds)]
     means = {key: [statistics.fmean(found[key]) for found in by_seed] for key in by_seed[0]}
-    stamp = {"device": processor(), "date": datetime.date.today().isoformat()}
+    out = Output("latency_transfer", arguments.save, device=processor())
     for (method, count, metric), values in sorted(means.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
         value, base = statistics.fmean(values), means.get(("ridge", count, metric))
         base_value = statistics.fmean(base) if base else None
         row: dict[str, Any] = {
-            "benchmark": "latency_transfer", "case": f"{arguments.latency.stem} {method} {count} samples", "metric": metric,
+            "case": f"{arguments.latency.stem} {method} {count} samples", "metric": metric,
             "value": round(value, 4), "unit": "share" if metric != "spearman" else "rank correlation",
             "baseline": "ridge" if base else None, "baseline_value": base_value and round(base_value, 4),
             "ratio": round(value / base_value, 4) if base_value else None,
             "spread": round(statistics.stdev(values) / len(values) ** 0.5, 5) if len(values) > 1 else None,
             "devices": len(devices), "seeds": len(values),
         }  # fmt: skip
-        line = json.dumps(row | stamp)
-        print(line, flush=True)
-        if arguments.save:
-            results = Path(__file__).parent / "results" / "latency_transfer.jsonl"
-            results.parent.mkdir(exist_ok=True)
-            with results.open("a") as file:
-                file.write(line + "\n")
+        out.write(row)
 
 
 if __name__ == "__main__":

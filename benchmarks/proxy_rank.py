@@ -9,15 +9,13 @@ parameters. `seconds` is the mean of all proxies together for a cell: they share
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.supernet_step import device_name
+from benchmarks.output import Output, add_save, device_name
 from hwnas.data import load_data
 from hwnas.evaluation.evaluator import Setting, make_evaluator
 from hwnas.plugins import known
@@ -34,7 +32,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--cells", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
 
     with np.load(args.accuracy, allow_pickle=False) as file:
@@ -49,8 +47,7 @@ def main() -> None:
     start = time.perf_counter()
     scores = [evaluator.evaluate(tuple(int(v) for v in codes[i])) for i in rows]
     seconds = (time.perf_counter() - start) / args.count
-    results = Path(__file__).parent / "results" / "proxy_rank.jsonl"
-    stamp = {"device": device_name("cpu"), "date": datetime.date.today().isoformat(), "seconds": round(seconds, 3)}
+    out = Output("proxy_rank", args.save, device=device_name("cpu"), seconds=round(seconds, 3))
     resamples = rng.integers(0, args.count, (500, args.count))
 
     def correlation(name: str, picked: np.ndarray) -> float:
@@ -61,15 +58,11 @@ def main() -> None:
         value = correlation(name, np.arange(args.count))
         low, high = np.quantile([correlation(name, picked) for picked in resamples], (0.05, 0.95))
         row = {
-            "benchmark": "proxy_rank", "case": f"{args.count} cells, {args.channels} channels, {args.metric}", "metric": name,
+            "case": f"{args.count} cells, {args.channels} channels, {args.metric}", "metric": name,
             "value": round(value, 3), "unit": "Spearman", "baseline": "params", "baseline_value": round(baseline, 3),
             "ratio": round(value / baseline, 3), "spread": round(float(high - low), 3),
         }  # fmt: skip
-        line = json.dumps(row | stamp)
-        print(line, flush=True)
-        if args.save:
-            with results.open("a") as file:
-                file.write(line + "\n")
+        out.write(row)
 
 
 if __name__ == "__main__":

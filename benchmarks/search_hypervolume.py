@@ -9,8 +9,6 @@ share of what the whole table dominates. Latency is known, an accuracy costs a q
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.output import Output, add_save
 from benchmarks.peers import PEERS, ExhaustedError, Queries
 from hwnas.search.budget import LATENCY, Budget
 from hwnas.search.pareto import hypervolume
@@ -64,7 +63,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, help="so many of the devices, evenly spread; default: all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--strategies", nargs="+", default=list(SIDES), help="strategies and peers")
-    parser.add_argument("--save", action="store_true", help="append the table to benchmarks/results")
+    add_save(parser)
     args = parser.parse_args()
     threadpool_limits(1)  # one core a search
     table = Table(args.accuracy, args.latency)
@@ -78,22 +77,17 @@ def main() -> None:
                 found[side].append(share(table, device, args.metric, side, args.queries, 1009 * seed + number))
     baseline = next(s for s in ("pymoo-nsga2", *args.strategies) if s in args.strategies)
     missing = {side: statistics.fmean(1 - value for value, _ in values) for side, values in found.items()}
-    lines = []
+    out = Output("search_hypervolume", args.save)
     for side, values in sorted(found.items(), key=lambda item: missing[item[0]]):
         row = {
-            "benchmark": "search_hypervolume",
             "case": f"{Path(args.accuracy).stem} {args.metric} {args.queries} queries {side}", "metric": "missing_hypervolume",
             "value": round(missing[side], 5), "unit": "share of the whole table's", "baseline": baseline,
             "baseline_value": round(missing[baseline], 5), "ratio": round(missing[baseline] / max(missing[side], 1e-9), 3),
             "spread": round(statistics.stdev(v for v, _ in values) / len(values) ** 0.5 if len(values) > 1 else 0.0, 5),
             "seconds": round(statistics.fmean(s for _, s in values), 3), "searches": len(values), "devices": len(devices),
-            "seeds": args.seeds, "date": datetime.date.today().isoformat(),
+            "seeds": args.seeds,
         }  # fmt: skip
-        lines.append(json.dumps(row))
-        print(lines[-1], flush=True)
-    if args.save:
-        with (Path(__file__).parent / "results" / "search_hypervolume.jsonl").open("a") as file:
-            file.writelines(line + "\n" for line in lines)
+        out.write(row)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ same cases in turn. Peers pay a query only for networks that keep the budget and
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
 import sys
 import time
@@ -26,6 +24,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.output import Output, add_save
 from benchmarks.peers import PEERS, ExhaustedError, Queries
 from hwnas.plugins import known
 from hwnas.search.budget import LATENCY, Budget
@@ -115,7 +114,7 @@ def rows(args: argparse.Namespace, found: list[Outcome], baseline: str) -> Itera
             cases = f"{Path(args.accuracy).stem} {args.metric}{' for ' + args.report if args.report else ''} {queries} queries"
             cases += f" batch {args.batch}" if args.batch > 1 else ""
             yield {
-                "benchmark": "search_tabular", "case": f"{cases} {side}", "metric": "mean_regret",
+                "case": f"{cases} {side}", "metric": "mean_regret",
                 "value": round(mean[side], 4), "unit": "points of accuracy", "baseline": baseline,
                 "baseline_value": round(mean[baseline], 4), "ratio": round(mean[baseline] / max(mean[side], 1e-9), 3),
                 "spread": round(statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else 0.0, 4),
@@ -123,7 +122,6 @@ def rows(args: argparse.Namespace, found: list[Outcome], baseline: str) -> Itera
                 "optimum_found": round(statistics.fmean(o.found[at] for o in own), 4),
                 "seconds": round(statistics.fmean(o.seconds for o in own), 3), "searches": len(own),
                 "devices": len({o.case.device for o in own}), "seeds": len({o.case.seed for o in own}),
-                "date": datetime.date.today().isoformat(),
             }  # fmt: skip
 
 
@@ -141,7 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--strategies", nargs="+", help="strategies and peers; default: all")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--save", action="store_true", help="append the table to benchmarks/results")
+    add_save(parser)
     args = parser.parse_args()
     threadpool_limits(1)  # one core a search
     args.queries.sort()
@@ -161,12 +159,9 @@ def main() -> None:
         if sys.stderr.isatty():
             print(f"\r{len(found)}/{len(jobs)} searches", end="", file=sys.stderr)
     baseline = next(s for s in ("random", *sides) if s in sides)
-    lines = [json.dumps(row) for row in rows(args, found, baseline)]
-    print("\n".join(lines))
-    if args.save:
-        path = Path(__file__).parent / "results" / "search_tabular.jsonl"
-        with path.open("a") as file:
-            file.writelines(line + "\n" for line in lines)
+    out = Output("search_tabular", args.save)
+    for row in rows(args, found, baseline):
+        out.write(row)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ On a GPU a step is launched while the device is still busy, as in a training loo
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
-import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -31,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.native_darts import NativeCell, native_network, packed
+from benchmarks.output import Output, add_save, device_name
 from benchmarks.stock_darts import MixedOp, Network, channels_last
 
 OURS = {"cpu": ("ours",), "cuda": ("ours", "ours-graph")}
@@ -172,7 +170,7 @@ def case_rows(device: str, batch: int, dtype: torch.dtype, rounds: int, stock: t
         ours: str, metric: str, value: float, unit: str, stock: str, stock_value: float, spread: float = 0.0
     ) -> dict[str, Any]:
         return {
-            "benchmark": "supernet_step", "case": f"{case} {ours}", "metric": metric, "value": float(f"{value:.5g}"),
+            "case": f"{case} {ours}", "metric": metric, "value": float(f"{value:.5g}"),
             "unit": unit, "baseline": stock, "baseline_value": float(f"{stock_value:.5g}"),
             "ratio": round(stock_value / value, 2) if value else None, "spread": float(f"{spread:.3g}"),
         }  # fmt: skip
@@ -216,14 +214,6 @@ def case_rows(device: str, batch: int, dtype: torch.dtype, rounds: int, stock: t
                 yield row(ours, "launches", launches[ours], "kernels", baseline, launches[baseline])
 
 
-def device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    model = models[0].split(":")[1].strip() if models else platform.processor()
-    return f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
@@ -232,7 +222,7 @@ def main() -> None:
     parser.add_argument("--stock", nargs="+", help="which stock variants; default all: region-graph warms up for minutes")
     parser.add_argument("--rounds", type=int, help="default 7 on the CPU, 30 on CUDA")
     parser.add_argument("--threads", type=int, help="of the CPU; default what PyTorch chooses")
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # what cpu_memory_mib starts
     args = parser.parse_args()
     cuda = args.device == "cuda"
@@ -244,17 +234,13 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     stock = tuple(args.stock or STOCK[args.device])
-    results = Path(__file__).parent / "results" / f"supernet_step_{args.device}.jsonl"
-    stamp = {"device": device_name(args.device), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    out = Output(
+        "supernet_step", args.save, f"supernet_step_{args.device}", device=device_name(args.device), torch=torch.__version__
+    )  # fmt: skip
     for dtype in args.dtype or (("float32", "bfloat16") if cuda else ("float32",)):
         for batch in args.batch or ((64, 256) if cuda else (16,)):
             for row in case_rows(args.device, batch, getattr(torch, dtype), args.rounds or (30 if cuda else 7), stock):
-                line = json.dumps(row | stamp)
-                print(line, flush=True)
-                if args.save:
-                    results.parent.mkdir(exist_ok=True)
-                    with results.open("a") as file:
-                        file.write(line + "\n")
+                out.write(row)
 
 
 if __name__ == "__main__":
