@@ -139,10 +139,11 @@ template <typename G>
 class Bf16Depthwiser {
 public:
     static constexpr int kWords = 5 * G::C * kForwardWords;
-    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv, unsigned* shared)
+    // Asks for the bands, as Bf16Pointwise does for its weights.
+    __device__ Bf16Depthwiser(const Plan<bf16>& p, int edge, int conv, unsigned* shared)
         : size_(kernel_of(conv)), dilation_(dilation_of(conv)), bands_(shared) {
         if (conv == kFr) return;
-        const unsigned* from = f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords;
+        const unsigned* from = Bf16Weights(p).forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords;
         for (int i = threadIdx.x; i < size_ * G::C * kForwardWords / 4; i += kThreads) copy_async(shared + 4 * i, from + 4 * i);
         const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_, last = (size_ - 1) * dilation_;
 #pragma unroll
@@ -151,7 +152,7 @@ public:
             word_[r] = distance >= -1 && distance <= last ? distance + 2 : 0;
         }
     }
-    // d[k][pixel] of kGroup channels from c on, whose planes these are.
+    // d[channel][pixel] of the kGroup channels from c on, whose planes these are.
     __device__ __forceinline__ void run(const bf16* planes, int c, bf16* d) const {
         const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_;
         const bf16* plane = planes + (G::row(lane % 16) - pad) * G::PITCH;
@@ -193,8 +194,8 @@ public:
 #pragma unroll
             for (int nt = 0; nt < G::NT; ++nt) {
                 const int w = nt * 8 + lane % 4 * 2;
-                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4, w)) = pack(acc[k][nt][0], acc[k][nt][1]);
-                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[k][nt][2], acc[k][nt][3]);
+                *reinterpret_cast<unsigned*>(d + G::at(c + k, G::position(lane / 4, w))) = pack(acc[k][nt][0], acc[k][nt][1]);
+                *reinterpret_cast<unsigned*>(d + G::at(c + k, G::position(lane / 4 + 8, w))) = pack(acc[k][nt][2], acc[k][nt][3]);
             }
     }
 
@@ -203,39 +204,122 @@ private:
     const unsigned* bands_;
 };
 
-// acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]
-template <typename G, int M, int K>
-__device__ __forceinline__ void pointwise_product(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {
-    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * (G::P / kWarps);
+// acc to [n, c, plane] memory at this warp's pixels.
+template <typename G, int M>
+__device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], bf16* at, std::int64_t plane) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-        for (int nt = 0; nt < G::NW; ++nt)
+        for (int nt = 0; nt < G::NW; nt += 2)
+            store_pair(at + (mt * 16 + lane / 4) * plane + G::block(nt), 8 * plane, acc[mt][nt], acc[mt][nt + 1]);
+}
+
+// What store_tile would have stored of a gradient; there are registers for all of it from before the product on.
+template <typename G, int M>
+class Bf16Upstream {
+public:
+    __device__ __forceinline__ void ask(const bf16* at, std::int64_t plane) {
+        const int lane = threadIdx.x % 32;
 #pragma unroll
-            for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+        for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-    for (int kt = 0; kt < K; ++kt) {
-        uint4 a[M];
+            for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+                for (int nt = 0; nt < G::NW; nt += 2)
+                    load_pair(at + (mt * 16 + half * 8 + lane / 4) * plane + G::block(nt), held_[mt][half][nt], held_[mt][half][nt + 1]);
+    }
+    __device__ __forceinline__ void load(int, int) {}
+    __device__ __forceinline__ float2 operator()(int mt, int half, int nt) const { return unpack(held_[mt][half][nt]); }
+
+private:
+    unsigned held_[M][2][G::NW];
+};
+
+// As its float32 overload.
+template <typename G, int M, typename F>
+__device__ __forceinline__ void combine(bf16* matrix, int row, bool inside, const float (&acc)[M][G::NW][4], F norm) {
+    const int lane = threadIdx.x % 32, first = G::first_pixel(threadIdx.x / 32) + lane % 4 * 2;
 #pragma unroll
-        for (int nt = 0; nt < G::NW; nt += 2) {
-            unsigned r[4];
-            ldmatrix4_trans(r, b + (kt * 16 + lane % 16) * G::DP + first + nt * 8 + lane / 16 * 8);
+    for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-            for (int mt = 0; mt < M; ++mt) {
-                const unsigned w[4] = {a[mt].x, a[mt].y, a[mt].z, a[mt].w};
-                mma16(acc[mt][nt], w, r[0], r[1]);
-                mma16(acc[mt][nt + 1], w, r[2], r[3]);
+        for (int half = 0; half < 2; ++half) {
+            const int c = row + mt * 16 + half * 8 + lane / 4;
+#pragma unroll
+            for (int nt = 0; nt < G::NW; ++nt) {
+                unsigned& word = *reinterpret_cast<unsigned*>(matrix + G::at(c, first + nt * 8));
+                const float2 u = unpack(word);
+                word = inside ? pack(norm(c, u.x, acc[mt][nt][2 * half]), norm(c, u.y, acc[mt][nt][2 * half + 1])) : 0u;
+            }
+        }
+}
+
+// One pointwise matrix as fragments in shared memory, and its transpose in backward.
+template <typename G>
+class Bf16Pointwise {
+public:
+    static constexpr int kWords = G::C * G::C / 2, kBackwardWords = 2 * kWords;
+    // Asks for the weights; a wait for copies and a barrier must follow.
+    template <bool kBackward>
+    __device__ __forceinline__ static Bf16Pointwise stage(const Plan<bf16>& p, int edge, int conv, unsigned* shared) {
+        const Bf16Weights f(p);
+        const std::int64_t matrix = Bf16Weights::matrix(p, edge, conv);
+        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) {
+            copy_async(shared + 4 * i, f.pointwise + matrix + 4 * i);
+            if (kBackward) copy_async(shared + kWords + 4 * i, f.transposed + matrix + 4 * i);
+        }
+        return Bf16Pointwise(shared);
+    }
+    // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
+    template <int M, int K>
+    __device__ __forceinline__ void product(int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) const {
+        multiply<M, K>(weights_, m0, k0, b, acc);
+    }
+    // The same with the transposed matrix.
+    template <int M, int K>
+    __device__ __forceinline__ void transposed_product(int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) const {
+        multiply<M, K>(weights_ + kWords, m0, k0, b, acc);
+    }
+
+private:
+    __device__ explicit Bf16Pointwise(const unsigned* weights) : weights_(weights) {}
+
+    template <int M, int K>
+    __device__ __forceinline__ static void multiply(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {
+        const int lane = threadIdx.x % 32, first = G::first_pixel(threadIdx.x / 32);
+#pragma unroll
+        for (int mt = 0; mt < M; ++mt)
+#pragma unroll
+            for (int nt = 0; nt < G::NW; ++nt)
+#pragma unroll
+                for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+#pragma unroll
+        for (int kt = 0; kt < K; ++kt) {
+            uint4 a[M];
+#pragma unroll
+            for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+#pragma unroll
+            for (int nt = 0; nt < G::NW; nt += 2) {
+                unsigned r[4];
+                ldmatrix4_trans(r, b + (kt * 16 + lane % 16) * G::DP + first + nt * 8 + lane / 16 * 8);
+#pragma unroll
+                for (int mt = 0; mt < M; ++mt) {
+                    const unsigned w[4] = {a[mt].x, a[mt].y, a[mt].z, a[mt].w};
+                    mma16(acc[mt][nt], w, r[0], r[1]);
+                    mma16(acc[mt][nt + 1], w, r[2], r[3]);
+                }
             }
         }
     }
-}
 
-// acc[16, columns] += a[16, kShare pixels] * b[columns, kShare pixels]^T
+    const unsigned* weights_;
+};
+
+// As its float32 overload.
 template <typename G, int kShare, int kColumns>
-__device__ __forceinline__ void outer_product(const bf16* a, const bf16* b, float (&acc)[kColumns][4]) {
+__device__ __forceinline__ void outer_product(const bf16* matrix, int row, const bf16* columns_from, int first, float (&acc)[kColumns][4]) {
     const int lane = threadIdx.x % 32;
+    const bf16 *a = matrix + row * G::DP + first, *b = columns_from + first;
 #pragma unroll
     for (int k = 0; k < kShare; k += 16) {
         unsigned rows[4];

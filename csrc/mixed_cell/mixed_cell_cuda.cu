@@ -173,8 +173,10 @@ Status backward(const Plan<T>& p, const Backward& b, Lanes& lanes) {
         HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));
     }
     for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
+    HWNAS_TRY(lanes.order(0, 1));  // the shares of the weights' gradients beside the last gather
+    HWNAS_TRY(stages[1].weight_gradients(b));
     HWNAS_TRY(stages[0].gather(0, 2));
-    return stages[0].weight_gradients(b);
+    return lanes.order(1, 0);
 }
 
 template <typename T>

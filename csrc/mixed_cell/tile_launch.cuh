@@ -21,7 +21,8 @@ bool with_geometry(const Plan<T>& p, bool strided, F f) {
 
 template <typename T>
 bool tiles_cover(const Plan<T>& p, bool strided) {
-    for (const void* pointer : {static_cast<const void*>(p.s[0]), static_cast<const void*>(p.s[1]), static_cast<const void*>(p.y), static_cast<const void*>(p.dw)})
+    for (const void* pointer : {static_cast<const void*>(p.s[0]), static_cast<const void*>(p.s[1]), static_cast<const void*>(p.y), static_cast<const void*>(p.dw),
+                                static_cast<const void*>(p.pw), static_cast<const void*>(p.fr)})
         if (reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0) return false;  // loads are 16 bytes wide
     return with_geometry(p, strided, [](auto) {});
 }
@@ -49,14 +50,18 @@ Status launch_pointwise_backward(const Plan<T>& p, const Jobs& jobs, bool stride
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
-        constexpr int kBytes = pointwise_backward_shared_bytes<G>();
+        const auto run = [&](auto kernel, int bytes, int halves) {
+            status = launch(kernel, dim3(p.pw_groups(), halves * jobs.count), kThreads, bytes, lane, p, jobs);
+        };
         if constexpr (G::S == 2) {
             if (jobs.kind[0] == kFr) {
-                status = launch(tile_pointwise_backward_kernel<G, true>, dim3(p.pw_groups(), 2 * jobs.count), kThreads, kBytes, lane, p, jobs);
+                run(tile_pointwise_backward_kernel<G, Results::kReduce>, pointwise_backward_shared_bytes<G, Results::kReduce>(), 2);
                 return;
             }
         }
-        status = launch(tile_pointwise_backward_kernel<G, false>, dim3(p.pw_groups(), jobs.count), kThreads, kBytes, lane, p, jobs);
+        using K = Geometry<T, G::C, G::OW, 1>;  // kept results have lost their stride
+        if (op_of(jobs.kind[0]) >= 0) run(tile_pointwise_backward_kernel<K, Results::kKept>, pointwise_backward_shared_bytes<K, Results::kKept>(), 1);
+        else run(tile_pointwise_backward_kernel<G, Results::kComputed>, pointwise_backward_shared_bytes<G, Results::kComputed>(), 1);
     });
     return status;
 }
