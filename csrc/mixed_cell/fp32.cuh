@@ -1,52 +1,15 @@
 // float32 products: pointwise ones on tensor cores in three TF32 passes, depthwise ones by scalar multiply-adds from registers.
-//
-// Splitting an operand into two TF32 numbers, x = big + small, keeps 22 bits; big * big + big * small + small * big is then as
-// good as float32, which ReLU and max pooling need: a value that changes sign through rounding changes whole gradients.
 #pragma once
 
 #include "mixed_cell/tile.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
-__device__ __forceinline__ unsigned to_tf32(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-struct Split {
-    unsigned big, small;
-    __device__ __forceinline__ explicit Split(float x) {
-        big = to_tf32(x);
-        small = to_tf32(x - __uint_as_float(big));
-    }
-};
-// acc[16, 8] += a[16, 8] * b[8, 8]
-__device__ __forceinline__ void mma_tf32(float (&acc)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-struct SplitRows {  // 16 x 8 of a left operand
-    unsigned big[4], small[4];
-    __device__ __forceinline__ SplitRows(float a, float b, float c, float d) {
-        const float v[4] = {a, b, c, d};
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const Split s(v[k]);
-            big[k] = s.big, small[k] = s.small;
-        }
-    }
-};
-__device__ __forceinline__ void mma_split(float (&acc)[4], const SplitRows& a, const Split& b0, const Split& b1) {
-    mma_tf32(acc, a.small, b0.big, b1.big);
-    mma_tf32(acc, a.big, b0.small, b1.small);
-    mma_tf32(acc, a.big, b0.big, b1.big);
-}
 __device__ __forceinline__ float element(const float4& v, int k) { return k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w; }
 
 // Which pixel a column of a product is may be chosen freely. A lane (group g = lane / 4, t = lane % 4) loads 4 pixels of a
 // channel at once, one for each of 4 products, and column n of product k is pixel 4 * (n / 2 + 4 * (n % 2)) + k of 32. So a lane
-// ends up with pixels 4t ... 4t + 3 (the first accumulators of the 4 products) and 16 + 4t ... (the second ones).
+// ends up with pixels 4t ... 4t + 3 (the first accumulators of the 4 products) and 16 + 4t ... (the second ones):
 // f(mt, half, block of 32 pixels, half of the block, first of 4 pixels) for what a lane has in M rows of accumulators.
 template <typename G, int M, typename F>
 __device__ __forceinline__ void each_fragment(F f) {
@@ -114,12 +77,12 @@ class Fp32Pointwise {
 
 public:
     static constexpr int kWords = G::C * kPitch, kBackwardWords = kWords;
+    __device__ explicit Fp32Pointwise(const unsigned* shared) : weights_(reinterpret_cast<const float*>(shared)) {}
     // Asks for the weights; a wait for copies and a barrier must follow.
     template <bool kBackward>
-    __device__ __forceinline__ static Fp32Pointwise stage(const Plan<float>& p, int edge, int conv, unsigned* shared) {
+    __device__ __forceinline__ static void ask(const Plan<float>& p, int edge, int conv, unsigned* shared) {
         const float* from = p.pw_of(edge, conv);
         for (int i = threadIdx.x; i < G::C * G::C / 4; i += kThreads) copy_async(shared + i / (G::C / 4) * kPitch + i % (G::C / 4) * 4, from + 4 * i);
-        return Fp32Pointwise(reinterpret_cast<const float*>(shared));
     }
     // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
     template <int M, int K>
@@ -141,8 +104,6 @@ public:
     }
 
 private:
-    __device__ explicit Fp32Pointwise(const float* weights) : weights_(weights) {}
-
     template <int M, int K, typename F>
     __device__ __forceinline__ static void multiply(const float* b, float (&acc)[M][G::NW][4], F rows) {
         const int lane = threadIdx.x % 32, g = lane / 4, first = G::first_pixel(threadIdx.x / 32);
@@ -228,6 +189,8 @@ template <typename G>
 class Fp32Depthwiser {
     static constexpr int kLanes = 32 / G::kGroup, Q = G::OW == 8 && G::S == 1 ? 8 : 4, R = G::P / kLanes / Q, kAcross = G::OW / Q;
     static constexpr int kRoom = 28;  // for a channel's weights
+    // Rows of a lane's patch are as far apart as the kernel's where that makes them read fewer rows and no bank twice.
+    __device__ static constexpr int step(int dilation) { return G::S == 1 && G::OW == 32 ? dilation : 1; }
 
 public:
     static constexpr int kWords = kRoom * G::C;
@@ -239,7 +202,8 @@ public:
         for (int i = threadIdx.x; i < size * G::C; i += kThreads) copy_async4(shared + i / size * kRoom + i % size, from + i);
         const int sub = threadIdx.x % kLanes;
         group_ = threadIdx.x % 32 / kLanes;
-        m_ = sub / kAcross * R;
+        const int rows = sub / kAcross;
+        m_ = step(dilation_of(conv)) == 2 ? rows / 2 * (2 * R) + rows % 2 : rows * R;
         column_ = sub % kAcross * Q;
     }
     // d[channel][pixel] of the kGroup channels from c on, whose planes these are.
@@ -256,17 +220,17 @@ public:
 private:
     template <int K, int kDilation>
     __device__ __forceinline__ void convolve(const float* planes, int c, float* d) const {
-        constexpr int kPad = K / 2 * kDilation, S = G::S;
+        constexpr int kPad = K / 2 * kDilation, S = G::S, kStep = step(kDilation);
         float w[K * K], out[R][Q] = {};
         load_kernel(weights_ + (c + group_) * kRoom, w);
         const float* top = planes + group_ * G::PLANE + (G::row(m_) - kPad) * G::PITCH + 4 + column_ * S;
 #pragma unroll
-        for (int row = 0; row < S * (R - 1) + (K - 1) * kDilation + 1; ++row) {
+        for (int row = 0; row < S * kStep * (R - 1) + (K - 1) * kDilation + 1; ++row) {
             float window[Q * S + 8];
             load_window<(Q < G::OW)>(top + row * G::PITCH, window);
 #pragma unroll
             for (int r = 0; r < R; ++r) {
-                const int distance = row - S * r;
+                const int distance = row - S * kStep * r;
                 if (distance < 0 || distance % kDilation != 0 || distance / kDilation >= K) continue;
 #pragma unroll
                 for (int k = 0; k < K; ++k)
@@ -277,8 +241,10 @@ private:
 #pragma unroll
         for (int r = 0; r < R; ++r)
 #pragma unroll
-            for (int q = 0; q < Q; q += 4)
-                *reinterpret_cast<float4*>(d + G::at(c + group_, G::position(m_ + r, column_ + q))) = make_float4(out[r][q], out[r][q + 1], out[r][q + 2], out[r][q + 3]);
+            for (int q = 0; q < Q; q += 4) {
+                float* at = d + G::at(c + group_, G::position(m_ + kStep * r, column_ + q));
+                *reinterpret_cast<float4*>(at) = make_float4(out[r][q], out[r][q + 1], out[r][q + 2], out[r][q + 3]);
+            }
     }
 
     int conv_, group_ = 0, m_ = 0, column_ = 0;

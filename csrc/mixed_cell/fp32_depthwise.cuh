@@ -21,13 +21,13 @@ struct Fp32Gradient {
     // Planes of gradients: 4 rows above and below, 4 zero columns left of the first; a row's right border is the next row's left.
     static constexpr int kPart = G::kPacked ? 16 : 24, ROWS = G::kPacked ? 2 * kPart : kPart;
     static constexpr int PITCH = G::OW + (G::S == 1 ? 4 : 8), PLANE = ROWS * PITCH + 4;
-    static constexpr int kRing = 4;                     // planes on their way or in work: one of each convolution, or of four tiles
+    static constexpr int kRing = kAll ? 4 : 2;          // planes on their way or in work: one of each convolution, or of two tiles
     static constexpr int kTilesAhead = kRing / kCount;
     static constexpr int kOwn = G::S * G::S * R * Q;    // input pixels of a lane
     static constexpr int kChannelElements = kRing * PLANE, kWeightRoom = kAll ? 80 : 28;  // each convolution's from 16 bytes on
     static constexpr int kWarpElements = kChannels * (kChannelElements + kWeightRoom) + kTilesAhead * 32 * kOwn;
     static constexpr int kBytes = kWarpsHere * kWarpElements * 4;
-    static constexpr int kBlocks = G::S == 1 ? 3 : 2;  // a multiprocessor
+    static constexpr int kBlocks = !kAll ? 4 : G::S == 1 ? 3 : 2;  // a multiprocessor
     static_assert(R * Q * kLanes == G::P && R >= 1);
 
     __device__ static int row(int m) { return G::kPacked ? m / 8 * kPart + m % 8 + 4 : m + 4; }

@@ -13,28 +13,20 @@ Status launch_gradient(const Plan<float>& p, const Jobs& jobs, Lane& lane) {
 
 }  // namespace
 
-bool Tuned<float>::covers(const P& p, bool strided) { return tiles_cover(p, strided); }
+template <>
+std::int64_t Tuned<float>::fragment_bytes(const P&) { return 0; }
 
-std::int64_t Tuned<float>::fragment_bytes(const P&) {
-    return 0;
-}
-
+template <>
 Status Tuned<float>::prepare(const P&, bool, Lane&) { return {}; }
 
-Status Tuned<float>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
-    return launch_convolve(p, jobs, passes, what, strided, lane, tiles);
-}
-
-Status Tuned<float>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane) {
-    return launch_pointwise_backward(p, jobs, strided, lane);
-}
-
+template <>
 Status Tuned<float>::depthwise_state_backward(const P& p, const Jobs&, const Jobs& edges, bool strided, Lane& lane) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) { status = launch_gradient<decltype(geometry), true>(p, edges, lane); });
     return status;
 }
 
+template <>
 Status Tuned<float>::depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles) {
     *tiles = p.dw_groups();
     Status status;
@@ -44,5 +36,7 @@ Status Tuned<float>::depthwise_second_backward(const P& p, const Jobs& jobs, Lan
     });
     return status;
 }
+
+template struct Tuned<float>;
 
 }  // namespace hwnas::mixed_cell::cuda

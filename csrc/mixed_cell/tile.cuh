@@ -1,6 +1,8 @@
 // The tile that the tuned convolution kernels work on, and how it gets into shared memory.
 #pragma once
 
+#include "common/async_copy.cuh"
+#include "common/tensor_core.cuh"
 #include "mixed_cell/vector.cuh"
 
 namespace hwnas::mixed_cell::cuda {
@@ -160,17 +162,6 @@ __device__ __forceinline__ void clear_sides(int channels, T* planes) {
             if (!G::kFloat) row[4 + G::IW + k] = T(0.f);
         }
     }
-}
-
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
-}
-__device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }  // of this thread: a barrier follows
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {  // zeros if not inside; `from` must be readable
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(inside ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void copy_async4(void* to, const void* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
 }
 
 // A tile of the first kRows channels of a [n, c, h, w] tensor and a [channels, pixels] matrix in shared memory, by the whole block,

@@ -4,6 +4,7 @@
 
 #include "mixed_cell/bf16.cuh"
 #include "mixed_cell/fp32.cuh"
+#include "mixed_cell/vector_sums.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
@@ -43,10 +44,12 @@ __device__ __forceinline__ void subsample(const T* plane, int grid, int c, T* d)
     }
 }
 
-// d[channel][pixel] of a whole tile; grid >= 0: of that half of the factorized reduce. Each warp works on channels of its own in
-// planes of its own, so that a warp waits for its loads alone; a barrier must follow before others' d is read.
-template <typename G, typename T>
-__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwiser<G>& depthwise, const ConvInput<T>& in, int grid, int tile, T* planes, T* d) {
+// d[channel][pixel] of a whole tile, and with kPair that of `smaller` behind it; grid >= 0: of that half of the factorized reduce.
+// Each warp works on channels of its own in planes of its own, so that a warp waits for its loads alone; a barrier must follow before
+// others' d is read.
+template <typename G, bool kPair, typename T>
+__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwiser<G>& depthwise, const Depthwiser<G>& smaller, const ConvInput<T>& in,
+                                               int grid, int tile, T* planes, T* d) {
     const int warp = threadIdx.x / 32, first = warp * G::kEach;
     T* own = planes + warp * G::kGroup * G::PLANE;
     const Rows<G> rows(p, in.x, tile, first);
@@ -75,7 +78,8 @@ __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwise
             __syncwarp();
             if (kAhead && group + G::kGroup == G::kBatch && batch + G::kBatch < G::kEach) ask(batch + G::kBatch);
             if (grid < 0) {
-                depthwise.run(own, c, d);
+                if constexpr (kPair) depthwise.run_pair(own, c, d, smaller);
+                else depthwise.run(own, c, d);
             } else {
                 for (int k = 0; k < G::kGroup; ++k) subsample<G>(own + k * G::PLANE, grid, c + k, d);
             }
@@ -86,102 +90,121 @@ __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwise
 // Blocks of so much dynamic shared memory that a multiprocessor has room for, at most `most`.
 constexpr int blocks_of(int bytes, int most) { return most > 1 && most * (bytes + 5 * 1024) > 227 * 1024 ? blocks_of(bytes, most - 1) : most; }
 
-template <typename G>
+// What a block of tile_conv_kernel computes: one convolution of an edge; a 5 x 5 and a 3 x 3 one of the same input and dilation; or
+// half of a factorized reduce.
+enum class Convolve { kOne, kPair, kReduce };
+
+template <typename G, Convolve kWhat>
 constexpr int conv_shared_bytes() {
-    using T = typename G::T;
-    return (G::kPlanes + G::kMatrix) * static_cast<int>(sizeof(T)) + 4 * (Pointwise<G>::kWords + Depthwiser<G>::kWords);
+    constexpr int kConvsHere = kWhat == Convolve::kPair ? 2 : 1;
+    return (G::kPlanes + kConvsHere * G::kMatrix) * static_cast<int>(sizeof(typename G::T)) + 4 * kConvsHere * (Pointwise<G>::kWords + Depthwiser<G>::kWords);
 }
+// Pairs share windows and loads, but make half as many blocks of twice the memory: measured, that pays where stride 2 makes loads
+// dear, and two blocks fit.
+template <typename G>
+constexpr bool takes_pairs() { return G::S == 2 && blocks_of(conv_shared_bytes<G, Convolve::kPair>(), 2) == 2; }
 
 // As conv_kernel, but that kGradient leaves the depthwise results where the gradient of the depthwise outputs will be, from where
-// tile_pointwise_backward_kernel takes them. Grid: tiles x jobs; with kReduce the jobs are factorized reduces, tiles x 2 * jobs,
-// each half a matrix.
-// Behind the jobs come `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are
+// tile_pointwise_backward_kernel takes them. Grid: tiles x jobs, pairs of neighbouring jobs with kPair, two halves of each with
+// kReduce. Behind the jobs come `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are
 // wanted or edges of which the gradient's sums are; a tile has as many outputs as kPassBlocks of their blocks.
 constexpr int kPassBlocks = 8192 / (kThreads * kVec);
 
-template <typename G, bool kReduce>
-__global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G>(), 3)) tile_conv_kernel(Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what) {
+template <typename G, Convolve kWhat>
+__global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G, kWhat>(), kWhat == Convolve::kPair ? 2 : 3))
+    tile_conv_kernel(Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what) {
     wait_for_previous();
     using T = typename G::T;
+    constexpr bool kReduce = kWhat == Convolve::kReduce, kPair = kWhat == Convolve::kPair;
+    constexpr int kConvsHere = kPair ? 2 : 1, kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM;
     extern __shared__ __align__(16) unsigned char shared[];
-    __shared__ float2 sums[G::kWarpsN][G::C];
-    __shared__ __align__(16) Pair<float> norms[G::C];
+    __shared__ float2 sums[kConvsHere][G::kWarpsN][G::C];
+    __shared__ __align__(16) Pair<float> norms[kConvsHere][G::C];
     T* planes = reinterpret_cast<T*>(shared);
     T* d = planes + G::kPlanes;
-    constexpr int kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM;
-    const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves;
+    const int job = blockIdx.y / kHalves * kConvsHere, half_matrix = blockIdx.y % kHalves, tile = blockIdx.x;
     if (job >= jobs.count) {
-        const int item = blockIdx.y - jobs.count * kHalves, pass = item / kPassBlocks, block = blockIdx.x * kPassBlocks + item % kPassBlocks;
+        const int item = blockIdx.y - jobs.count * kHalves / kConvsHere, pass = item / kPassBlocks, block = tile * kPassBlocks + item % kPassBlocks;
         const std::int64_t slot = std::int64_t{G::C} * p.n * vector_tiles(p), before = std::int64_t{jobs.count} * G::C * gridDim.x;
         if (what == ConvSums::kStatistics) pool_sums(p, passes.edge[pass], block, p.partial + before + 2 * pass * slot);
         else gradient_sums(p, passes.edge[pass], block, p.partial + before + 3 * pass * slot);
         return;
     }
-    const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job], tile = blockIdx.x;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int edge = jobs.edge[job], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const auto conv_of = [&](int q) { return kReduce ? int{kFr} : int{jobs.kind[job + q]}; };
     const int block_row = half_matrix * kBlocks + G::first_block(warp, kBlocks), row = block_row * 16;  // this warp's rows of the product
-    const ConvInput<T> in(p, edge, conv);
-    unsigned* staged = reinterpret_cast<unsigned*>(d + G::kMatrix);
-    const auto weights = Pointwise<G>::template stage<false>(p, edge, conv, staged);
-    const Depthwiser<G> depthwise(p, edge, conv, staged + Pointwise<G>::kWords);
-    if (what == ConvSums::kGradient && threadIdx.x < G::C / 2) copy_async(norms + 2 * threadIdx.x, &p.stat(p.stat_row(edge, conv), 2 * threadIdx.x));
+    const ConvInput<T> in(p, edge, conv_of(0));
+    unsigned* staged = reinterpret_cast<unsigned*>(d + kConvsHere * G::kMatrix);
+    unsigned* bands = staged + kConvsHere * Pointwise<G>::kWords;
+    const auto weights_at = [&](int q) { return staged + q * Pointwise<G>::kWords; };
+#pragma unroll
+    for (int q = 0; q < kConvsHere; ++q) {
+        Pointwise<G>::template ask<false>(p, edge, conv_of(q), weights_at(q));
+        if (what == ConvSums::kGradient && threadIdx.x < G::C / 2)
+            copy_async(norms[q] + 2 * threadIdx.x, &p.stat(p.stat_row(edge, conv_of(q)), 2 * threadIdx.x));
+    }
+    const Depthwiser<G> depthwise(p, edge, conv_of(0), bands), smaller(p, edge, kPair ? conv_of(1) : int{kFr}, bands + (kPair ? Depthwiser<G>::kWords : 0));
     clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
-    depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+    depthwise_tile<G, kPair>(p, depthwise, smaller, in, kReduce ? half_matrix : -1, tile, planes, d);
     int n, at;
     G::place(tile, warp, p.oh, n, at);
     const std::int64_t plane = p.plane(), image = std::int64_t{n} * G::C * plane + at;
     const bool inside = n < p.n;
-    const T* g = p.g_of(edge) + image + row * plane;
-    Upstream<G, M> upstream;
-    if (what == ConvSums::kGradient && inside) upstream.ask(g, plane);
+    Upstream<G, M> upstream;  // the node's gradient, for both of a pair
+    if (what == ConvSums::kGradient && inside) upstream.ask(p.g_of(edge) + image + row * plane, plane);
     __syncthreads();
-    float acc[M][G::NW][4];
-    weights.template product<M, G::MT>(block_row, 0, d, acc);
-    if (what == ConvSums::kGradient && !kReduce) {
-        T* kept = p.dd_of(edge, conv);
-        each_word<G, G::C, false>(p, tile, [&](int from, std::int64_t to, bool there) {
-            if (there) *reinterpret_cast<uint4*>(kept + to) = *reinterpret_cast<const uint4*>(d + from);
-        });
-    }
-    if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + row * plane, plane);
 #pragma unroll
-    for (int mt = 0; mt < M; ++mt) {
+    for (int q = 0; q < kConvsHere; ++q) {
+        const int conv = conv_of(q);
+        float acc[M][G::NW][4];
+        Pointwise<G>(weights_at(q)).template product<M, G::MT>(block_row, 0, d + q * G::kMatrix, acc);
+        if (what == ConvSums::kGradient && !kReduce) {
+            T* kept = p.dd_of(edge, conv);
+            each_word<G, G::C, false>(p, tile, [&](int from, std::int64_t to, bool there) {
+                if (there) *reinterpret_cast<uint4*>(kept + to) = *reinterpret_cast<const uint4*>(d + q * G::kMatrix + from);
+            });
+        }
+        if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + row * plane, plane);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int co = row + mt * 16 + half * 8 + lane / 4;
-            float a = 0, b = 0;
-            if (what == ConvSums::kStatistics) {
+        for (int mt = 0; mt < M; ++mt) {
 #pragma unroll
-                for (int nt = 0; nt < G::NW; ++nt) {
-                    const float2 z = rounded(planes, acc[mt][nt][2 * half], acc[mt][nt][2 * half + 1]);
-                    a += z.x + z.y;
-                    b += z.x * z.x + z.y * z.y;
+            for (int half = 0; half < 2; ++half) {
+                const int co = row + mt * 16 + half * 8 + lane / 4;
+                float a = 0, b = 0;
+                if (what == ConvSums::kStatistics) {
+#pragma unroll
+                    for (int nt = 0; nt < G::NW; ++nt) {
+                        const float2 z = rounded(planes, acc[mt][nt][2 * half], acc[mt][nt][2 * half + 1]);
+                        a += z.x + z.y;
+                        b += z.x * z.x + z.y * z.y;
+                    }
+                } else if (inside) {
+                    const float scale = norms[q][co].b, shift = -norms[q][co].a * scale;
+                    upstream.load(mt, half);
+#pragma unroll
+                    for (int nt = 0; nt < G::NW; ++nt) {
+                        const float2 u = upstream(mt, half, nt);
+                        a += u.x + u.y;
+                        b += u.x * fmaf(acc[mt][nt][2 * half], scale, shift) + u.y * fmaf(acc[mt][nt][2 * half + 1], scale, shift);
+                    }
                 }
-            } else if (inside) {
-                const float scale = norms[co].b, shift = -norms[co].a * scale;
-                upstream.load(mt, half);
-#pragma unroll
-                for (int nt = 0; nt < G::NW; ++nt) {
-                    const float2 u = upstream(mt, half, nt);
-                    a += u.x + u.y;
-                    b += u.x * fmaf(acc[mt][nt][2 * half], scale, shift) + u.y * fmaf(acc[mt][nt][2 * half + 1], scale, shift);
+                for (int offset = 1; offset < 4; offset *= 2) {
+                    a += __shfl_xor_sync(0xffffffffu, a, offset);
+                    b += __shfl_xor_sync(0xffffffffu, b, offset);
                 }
+                if (lane % 4 == 0) sums[q][warp % G::kWarpsN][co] = make_float2(a, b);
             }
-            for (int offset = 1; offset < 4; offset *= 2) {
-                a += __shfl_xor_sync(0xffffffffu, a, offset);
-                b += __shfl_xor_sync(0xffffffffu, b, offset);
-            }
-            if (lane % 4 == 0) sums[warp % G::kWarpsN][co] = make_float2(a, b);
         }
     }
     __syncthreads();
-    for (int c = half_matrix * kBlocks * 16 + threadIdx.x; c < (half_matrix + 1) * kBlocks * 16; c += kThreads) {
+    for (int i = threadIdx.x; i < kConvsHere * kBlocks * 16; i += kThreads) {
+        const int q = i / (kBlocks * 16), c = half_matrix * kBlocks * 16 + i % (kBlocks * 16);
         float a = 0, b = 0;
         for (int w = 0; w < G::kWarpsN; ++w) {
-            a += sums[w][c].x;
-            b += sums[w][c].y;
+            a += sums[q][w][c].x;
+            b += sums[q][w][c].y;
         }
-        p.partial[(std::int64_t{job} * G::C + c) * gridDim.x + tile] = {a, b};
+        p.partial[(std::int64_t{job + q} * G::C + c) * gridDim.x + tile] = {a, b};
     }
 }
 
@@ -189,15 +212,25 @@ __global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G>(), 3)
 // computes again, or the half of a factorized reduce's input that it reads.
 enum class Results { kKept, kComputed, kReduce };
 
+// Planes are done with before dz begins, and lie in its place.
+template <typename G, Results kFrom>
+constexpr int gradient_elements() { return kFrom != Results::kKept && G::kPlanes > G::kMatrix ? (G::kPlanes + 7) / 8 * 8 : G::kMatrix; }
+
 template <typename G, Results kFrom>
 constexpr int pointwise_backward_shared_bytes() {
-    const int planes = kFrom == Results::kKept ? 0 : G::kPlanes, bands = kFrom == Results::kComputed ? Depthwiser<G>::kWords : 0;
-    return (planes + 2 * G::kMatrix) * static_cast<int>(sizeof(typename G::T)) + 4 * (Pointwise<G>::kBackwardWords + bands);
+    const int bands = kFrom == Results::kComputed ? Depthwiser<G>::kWords : 0;
+    return (G::kMatrix + gradient_elements<G, kFrom>()) * static_cast<int>(sizeof(typename G::T)) + 4 * (Pointwise<G>::kBackwardWords + bands);
+}
+
+template <typename G, Results kFrom>
+constexpr int pointwise_backward_blocks() {  // a multiprocessor; three where 80 registers a thread are enough
+    const int most = G::C == 16 && !(G::kFloat && kFrom == Results::kComputed) ? 3 : 2;
+    return blocks_of(pointwise_backward_shared_bytes<G, kFrom>(), most);
 }
 
 // As pointwise_backward_kernel; z is computed again, so it is not read. Grid: groups x jobs; kReduce: groups x 2 * jobs.
 template <typename G, Results kFrom>
-__global__ void __launch_bounds__(kThreads, blocks_of(pointwise_backward_shared_bytes<G, kFrom>(), G::C == 16 ? 3 : 2)) tile_pointwise_backward_kernel(Plan<typename G::T> p, Jobs jobs) {
+__global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>()) tile_pointwise_backward_kernel(Plan<typename G::T> p, Jobs jobs) {
     wait_for_previous();
     using T = typename G::T;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -205,21 +238,21 @@ __global__ void __launch_bounds__(kThreads, blocks_of(pointwise_backward_shared_
     constexpr bool kReduce = kFrom == Results::kReduce, kKept = kFrom == Results::kKept;
     T* d = reinterpret_cast<T*>(shared);
     T* dz = d + G::kMatrix;
-    unsigned* staged = reinterpret_cast<unsigned*>(dz + G::kMatrix);
+    T* planes = dz;
+    unsigned* staged = reinterpret_cast<unsigned*>(dz + gradient_elements<G, kFrom>());
     unsigned* bands = staged + Pointwise<G>::kBackwardWords;
-    T* planes = reinterpret_cast<T*>(bands + (kFrom == Results::kComputed ? Depthwiser<G>::kWords : 0));
     constexpr int kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM, kOut = G::MT / G::kWarpsM;
     const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves, first = half_matrix * kBlocks * 16;
     const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const auto weights = Pointwise<G>::template stage<true>(p, edge, conv, staged);
+    Pointwise<G>::template ask<true>(p, edge, conv, staged);
+    const Pointwise<G> weights(staged);
     const Depthwiser<G> depthwise(p, edge, kKept ? int{kFr} : conv, bands);
     const ConvInput<T> in(p, edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
     T* dd = kReduce ? p.dd_fr + (std::int64_t{p.reduced_index(edge)} * 2 + half_matrix) * p.size() : p.dd_of(edge, conv);
     const std::int64_t plane = p.plane();
     const typename NormGradient<T>::Source source(p, edge, conv, op_of(conv), threadIdx.x % G::C);
-    if (!kKept) clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
     // This warp's blocks of rows: of dz, counted from the half's first, and of dd. Its share of dpw: 16 rows and all columns, over
     // kShare of the tile's pixels.
     constexpr int kShare = G::P * kBlocks / kWarps;
@@ -233,22 +266,34 @@ __global__ void __launch_bounds__(kThreads, blocks_of(pointwise_backward_shared_
         const std::int64_t image = std::int64_t{n} * G::C * plane + at;
         const bool inside = n < p.n;
         if (tile != static_cast<int>(blockIdx.x)) __syncthreads();  // the tile before is done with
-        if (kKept) each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, dd + (there ? from : 0), there); });
-        each_word<G, kBlocks * 16, true>(p, tile, [&](int to, std::int64_t from, bool there) {  // row c of dz is channel first + c
-            copy_async(dz + to, u + first * plane + (there ? from : 0), there);
-        });
-        if (!kKept) depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+        const auto ask_upstream = [&] {  // row c of dz is channel first + c
+            each_word<G, kBlocks * 16, true>(p, tile, [&](int to, std::int64_t from, bool there) {
+                copy_async(dz + to, u + first * plane + (there ? from : 0), there);
+            });
+        };
+        if (kKept) {
+            each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, dd + (there ? from : 0), there); });
+            ask_upstream();
+            copies_arrived();
+        } else {
+            clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
+            depthwise_tile<G, false>(p, depthwise, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+        }
         if (tile == static_cast<int>(blockIdx.x) && threadIdx.x < G::C) {
             const NormGradient<T> norm(p, source);
             coefficients[0][threadIdx.x] = norm.ca;
             coefficients[1][threadIdx.x] = norm.cb;
             coefficients[2][threadIdx.x] = norm.cc;
         }
-        if (kKept) copies_arrived();
         __syncthreads();
+        if (!kKept) ask_upstream();
         {
             float acc[M][G::NW][4];
             weights.template product<M, G::MT>(half_matrix * kBlocks + block_row, 0, d, acc);
+            if (!kKept) {
+                copies_arrived();
+                __syncthreads();
+            }
             combine<G, M>(dz, block_row * 16, inside, acc, [&](int row, float up, float z) {
                 return coefficients[0][first + row] * up + coefficients[1][first + row] * z + coefficients[2][first + row];
             });
