@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.stock_darts import MixedCell, Network, pack
 from hwnas.kernels.batch_norm import batch_norm
 from hwnas.kernels.mixed_cell import CONVS, DW_PER_CHANNEL, edges, mixed_cell, reduced_edges
+from hwnas.kernels.relu_pointwise import relu_pointwise
 
 
 class NativeCell(nn.Module):
@@ -36,6 +37,18 @@ class NativeBatchNorm(nn.Module):
         return batch_norm(x, self.weight, self.bias)
 
 
+class NativeReluConvBn(nn.Sequential):
+    """ReLU, 1 x 1 convolution and batch norm, under the names of the stock modules."""
+
+    def __init__(self, relu: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__(relu, conv, NativeBatchNorm(norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self[1], self[2]
+        y: Tensor = norm(relu_pointwise(x, conv.weight.flatten(1)))
+        return y
+
+
 def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weight: weight) -> dict[str, Tensor]:
     """What `leaf` says of each of a stock network's weights, under the names of the native network."""
 
@@ -51,12 +64,14 @@ def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weig
 
 
 def native_network(stock: Network, build: Callable[[], Network]) -> Network:
-    """`build()`, a network of native cells between native batch norms, with the stock network's weights."""
+    """`build()`, a network of native cells between native preprocess blocks, with the stock network's weights."""
     native = build()
     for block in list(native.modules()):
         for name, child in block.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(block, name, NativeBatchNorm(child))
+            elif isinstance(child, nn.Sequential) and [type(m) for m in child] == [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]:
+                setattr(block, name, NativeReluConvBn(*child))
     values = packed(stock)
     with torch.no_grad():
         for name, parameter in native.named_parameters():

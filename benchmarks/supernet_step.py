@@ -64,7 +64,7 @@ def build(variant: str, batch: int, device: str, dtype: torch.dtype, size: int =
                 module.compile()
 
     def step() -> Tensor:
-        net.zero_grad(set_to_none=False)
+        net.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = F.cross_entropy(net(x).float() if dtype == torch.bfloat16 else net(x), labels)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -26,6 +26,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::nb201_cell {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::relu_pointwise {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::weighted_sum {
 void bind(pybind11::module_& module);
 }
@@ -45,5 +48,6 @@ PYBIND11_MODULE(_native, m) {
     hwnas::merged_program::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);
+    hwnas::relu_pointwise::bind(m);
     hwnas::weighted_sum::bind(m);
 }

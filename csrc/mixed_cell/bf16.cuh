@@ -1,4 +1,4 @@
-// The two tensor core instructions that the bfloat16 kernels use, and how weights are laid out for them.
+// bfloat16 products, all on tensor cores, and how weights are laid out for them.
 //
 // A depthwise convolution is a matrix product too: for one channel and one kernel row, 16 output rows x 8 output columns are
 //   out[16 rows, 8] += x[16 rows, window of 16 columns] * band[16, 8],   band[k, n] = the weight that takes column k to output n
@@ -9,42 +9,6 @@
 #include "mixed_cell/tile.cuh"
 
 namespace hwnas::mixed_cell::cuda {
-
-using bf16 = __nv_bfloat16;
-using bf162 = __nv_bfloat162;
-
-__device__ __forceinline__ unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
-
-__device__ __forceinline__ void ldmatrix4(unsigned (&r)[4], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
-}
-__device__ __forceinline__ void ldmatrix4_trans(unsigned (&r)[4], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
-}
-__device__ __forceinline__ void ldmatrix2(unsigned (&r)[2], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(p)) : "memory");
-}
-__device__ __forceinline__ void ldmatrix2_trans(unsigned (&r)[2], const bf16* p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(p)) : "memory");
-}
-// acc[16, 8] += a[16, 16] * b[16, 8]
-__device__ __forceinline__ void mma16(float (&acc)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-// acc[16, 8] += a[16, 8] * b[8, 8]
-__device__ __forceinline__ void mma8(float (&acc)[4], const unsigned (&a)[2], unsigned b) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
-}
-__device__ __forceinline__ unsigned pack(float a, float b) {
-    const bf162 v = __floats2bfloat162_rn(a, b);
-    return reinterpret_cast<const unsigned&>(v);
-}
-__device__ __forceinline__ float2 unpack(unsigned v) { return __bfloat1622float2(reinterpret_cast<const bf162&>(v)); }
 
 // Two neighbouring 16 x 8 accumulators to rows `first` and `first` + 8 of memory: lanes swap halves so that each stores 8 bytes
 // and a row's 32 bytes fill a sector. `columns` points at the pair's first column in the lane's row (lane / 4).
@@ -139,10 +103,11 @@ template <typename G>
 class Bf16Depthwiser {
 public:
     static constexpr int kWords = 5 * G::C * kForwardWords;
-    __device__ Bf16Depthwiser(const Plan<bf16>&, const Bf16Weights& f, int edge, int conv, unsigned* shared)
+    // Asks for the bands, as Bf16Pointwise does for its weights.
+    __device__ Bf16Depthwiser(const Plan<bf16>& p, int edge, int conv, unsigned* shared)
         : size_(kernel_of(conv)), dilation_(dilation_of(conv)), bands_(shared) {
         if (conv == kFr) return;
-        const unsigned* from = f.forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords;
+        const unsigned* from = Bf16Weights(p).forward + (std::int64_t{edge} * kTaps + tap_offset(conv)) * G::C * kForwardWords;
         for (int i = threadIdx.x; i < size_ * G::C * kForwardWords / 4; i += kThreads) copy_async(shared + 4 * i, from + 4 * i);
         const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_, last = (size_ - 1) * dilation_;
 #pragma unroll
@@ -151,91 +116,194 @@ public:
             word_[r] = distance >= -1 && distance <= last ? distance + 2 : 0;
         }
     }
-    // d[k][pixel] of kGroup channels from c on, whose planes these are.
-    __device__ __forceinline__ void run(const bf16* planes, int c, bf16* d) const {
+    // d[channel][pixel] of the kGroup channels from c on, whose planes these are.
+    __device__ __forceinline__ void run(const bf16* planes, int c, bf16* d) const { convolve<false>(planes, c, d, *this); }
+    // With `smaller`, a 3 x 3 convolution of the same input and dilation as this one's 5 x 5: that one's results too, a matrix
+    // further.
+    __device__ __forceinline__ void run_pair(const bf16* planes, int c, bf16* d, const Bf16Depthwiser& smaller) const { convolve<true>(planes, c, d, smaller); }
+
+private:
+    template <bool kPair>
+    __device__ __forceinline__ void convolve(const bf16* planes, int c, bf16* d, const Bf16Depthwiser& smaller) const {
         const int lane = threadIdx.x % 32, pad = size_ / 2 * dilation_;
         const bf16* plane = planes + (G::row(lane % 16) - pad) * G::PITCH;
-        float acc[G::kGroup][G::NT][4] = {};
+        float acc[G::kGroup][G::NT][4] = {}, inner[kPair ? G::kGroup : 1][G::NT][4] = {};
 #pragma unroll
         for (int t = 0; t < 5; ++t) {
-            if (t >= size_) continue;
+            if (!kPair && t >= size_) continue;
+            const bool both = kPair && t >= 1 && t <= 3;  // kernel rows that the smaller one has too
 #pragma unroll
             for (int k = 0; k < G::kGroup; ++k) {
                 const unsigned* band = bands_ + (t * G::C + c + k) * kForwardWords;
-                const unsigned b0 = band[word_[0]], b1 = band[word_[1]];
+                const unsigned* inner_band = smaller.bands_ + ((both ? t - 1 : 0) * G::C + c + k) * kForwardWords;
+                unsigned b[3], inner_b[3];
+#pragma unroll
+                for (int r = 0; r < (G::S == 1 ? 2 : 3); ++r) {
+                    b[r] = band[word_[r]];
+                    inner_b[r] = both ? inner_band[smaller.word_[r]] : 0u;
+                }
                 const bf16* at = plane + k * G::PLANE + t * dilation_ * G::PITCH + lane / 16 * 8;
                 unsigned a[4];
                 if (G::S == 1) {  // neighbouring windows share 8 columns
                     ldmatrix4(a, at);
 #pragma unroll
                     for (int nt = 0; nt < G::NT; ++nt) {
-                        mma16(acc[k][nt], a, b0, b1);
+                        mma16(acc[k][nt], a, b[0], b[1]);
+                        if (both) mma16(inner[k][nt], a, inner_b[0], inner_b[1]);
                         if (nt + 1 == G::NT) continue;
                         unsigned next[2];
                         ldmatrix2(next, at - lane / 16 * 8 + nt * 8 + 16);
                         a[0] = a[2], a[1] = a[3], a[2] = next[0], a[3] = next[1];
                     }
                 } else {
-                    const unsigned b2 = band[word_[2]];
 #pragma unroll
                     for (int nt = 0; nt < G::NT; ++nt) {
                         unsigned rest[2];
                         ldmatrix4(a, at + nt * 16);
                         ldmatrix2(rest, at - lane / 16 * 8 + nt * 16 + 16);
-                        mma16(acc[k][nt], a, b0, b1);
-                        mma8(acc[k][nt], rest, b2);
+                        mma16(acc[k][nt], a, b[0], b[1]);
+                        mma8(acc[k][nt], rest, b[2]);
+                        if (!both) continue;
+                        mma16(inner[k][nt], a, inner_b[0], inner_b[1]);
+                        mma8(inner[k][nt], rest, inner_b[2]);
                     }
                 }
             }
         }
+        store(acc, c, d);
+        if constexpr (kPair) store(inner, c, d + G::kMatrix);
+    }
+
+    __device__ __forceinline__ static void store(const float (&acc)[G::kGroup][G::NT][4], int c, bf16* d) {
+        const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int k = 0; k < G::kGroup; ++k)
 #pragma unroll
             for (int nt = 0; nt < G::NT; ++nt) {
                 const int w = nt * 8 + lane % 4 * 2;
-                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4, w)) = pack(acc[k][nt][0], acc[k][nt][1]);
-                *reinterpret_cast<unsigned*>(d + k * G::DP + G::position(lane / 4 + 8, w)) = pack(acc[k][nt][2], acc[k][nt][3]);
+                *reinterpret_cast<unsigned*>(d + G::at(c + k, G::position(lane / 4, w))) = pack(acc[k][nt][0], acc[k][nt][1]);
+                *reinterpret_cast<unsigned*>(d + G::at(c + k, G::position(lane / 4 + 8, w))) = pack(acc[k][nt][2], acc[k][nt][3]);
             }
     }
 
-private:
     int size_, dilation_, word_[3];
     const unsigned* bands_;
 };
 
-// acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels]
-template <typename G, int M, int K>
-__device__ __forceinline__ void pointwise_product(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {
-    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * (G::P / kWarps);
+// acc to [n, c, plane] memory at this warp's pixels.
+template <typename G, int M>
+__device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], bf16* at, std::int64_t plane) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-        for (int nt = 0; nt < G::NW; ++nt)
+        for (int nt = 0; nt < G::NW; nt += 2)
+            store_pair(at + (mt * 16 + lane / 4) * plane + G::block(nt), 8 * plane, acc[mt][nt], acc[mt][nt + 1]);
+}
+
+// What store_tile would have stored of a gradient; there are registers for all of it from before the product on.
+template <typename G, int M>
+class Bf16Upstream {
+public:
+    __device__ __forceinline__ void ask(const bf16* at, std::int64_t plane) {
+        const int lane = threadIdx.x % 32;
 #pragma unroll
-            for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+        for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-    for (int kt = 0; kt < K; ++kt) {
-        uint4 a[M];
+            for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+                for (int nt = 0; nt < G::NW; nt += 2)
+                    load_pair(at + (mt * 16 + half * 8 + lane / 4) * plane + G::block(nt), held_[mt][half][nt], held_[mt][half][nt + 1]);
+    }
+    __device__ __forceinline__ void load(int, int) {}
+    __device__ __forceinline__ float2 operator()(int mt, int half, int nt) const { return unpack(held_[mt][half][nt]); }
+
+private:
+    unsigned held_[M][2][G::NW];
+};
+
+// As its float32 overload.
+template <typename G, int M, typename F>
+__device__ __forceinline__ void combine(bf16* matrix, int row, bool inside, const float (&acc)[M][G::NW][4], F norm) {
+    const int lane = threadIdx.x % 32, first = G::first_pixel(threadIdx.x / 32) + lane % 4 * 2;
 #pragma unroll
-        for (int nt = 0; nt < G::NW; nt += 2) {
-            unsigned r[4];
-            ldmatrix4_trans(r, b + (kt * 16 + lane % 16) * G::DP + first + nt * 8 + lane / 16 * 8);
+    for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-            for (int mt = 0; mt < M; ++mt) {
-                const unsigned w[4] = {a[mt].x, a[mt].y, a[mt].z, a[mt].w};
-                mma16(acc[mt][nt], w, r[0], r[1]);
-                mma16(acc[mt][nt + 1], w, r[2], r[3]);
+        for (int half = 0; half < 2; ++half) {
+            const int c = row + mt * 16 + half * 8 + lane / 4;
+#pragma unroll
+            for (int nt = 0; nt < G::NW; ++nt) {
+                unsigned& word = *reinterpret_cast<unsigned*>(matrix + G::at(c, first + nt * 8));
+                const float2 u = unpack(word);
+                word = inside ? pack(norm(c, u.x, acc[mt][nt][2 * half]), norm(c, u.y, acc[mt][nt][2 * half + 1])) : 0u;
+            }
+        }
+}
+
+// One pointwise matrix as fragments in shared memory, and its transpose in backward.
+template <typename G>
+class Bf16Pointwise {
+public:
+    static constexpr int kWords = G::C * G::C / 2, kBackwardWords = 2 * kWords;
+    __device__ explicit Bf16Pointwise(const unsigned* shared) : weights_(shared) {}
+    // Asks for the weights; a wait for copies and a barrier must follow.
+    template <bool kBackward>
+    __device__ __forceinline__ static void ask(const Plan<bf16>& p, int edge, int conv, unsigned* shared) {
+        const Bf16Weights f(p);
+        const std::int64_t matrix = Bf16Weights::matrix(p, edge, conv);
+        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) {
+            copy_async(shared + 4 * i, f.pointwise + matrix + 4 * i);
+            if (kBackward) copy_async(shared + kWords + 4 * i, f.transposed + matrix + 4 * i);
+        }
+    }
+    // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
+    template <int M, int K>
+    __device__ __forceinline__ void product(int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) const {
+        multiply<M, K>(weights_, m0, k0, b, acc);
+    }
+    // The same with the transposed matrix.
+    template <int M, int K>
+    __device__ __forceinline__ void transposed_product(int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) const {
+        multiply<M, K>(weights_ + kWords, m0, k0, b, acc);
+    }
+
+private:
+    template <int M, int K>
+    __device__ __forceinline__ static void multiply(const unsigned* weights, int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) {
+        const int lane = threadIdx.x % 32, first = G::first_pixel(threadIdx.x / 32);
+#pragma unroll
+        for (int mt = 0; mt < M; ++mt)
+#pragma unroll
+            for (int nt = 0; nt < G::NW; ++nt)
+#pragma unroll
+                for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+#pragma unroll
+        for (int kt = 0; kt < K; ++kt) {
+            uint4 a[M];
+#pragma unroll
+            for (int mt = 0; mt < M; ++mt) a[mt] = *(reinterpret_cast<const uint4*>(weights) + ((m0 + mt) * G::MT + k0 + kt) * 32 + lane);
+#pragma unroll
+            for (int nt = 0; nt < G::NW; nt += 2) {
+                unsigned r[4];
+                ldmatrix4_trans(r, b + (kt * 16 + lane % 16) * G::DP + first + nt * 8 + lane / 16 * 8);
+#pragma unroll
+                for (int mt = 0; mt < M; ++mt) {
+                    const unsigned w[4] = {a[mt].x, a[mt].y, a[mt].z, a[mt].w};
+                    mma16(acc[mt][nt], w, r[0], r[1]);
+                    mma16(acc[mt][nt + 1], w, r[2], r[3]);
+                }
             }
         }
     }
-}
 
-// acc[16, columns] += a[16, kShare pixels] * b[columns, kShare pixels]^T
+    const unsigned* weights_;
+};
+
+// As its float32 overload.
 template <typename G, int kShare, int kColumns>
-__device__ __forceinline__ void outer_product(const bf16* a, const bf16* b, float (&acc)[kColumns][4]) {
+__device__ __forceinline__ void outer_product(const bf16* matrix, int row, const bf16* columns_from, int first, float (&acc)[kColumns][4]) {
     const int lane = threadIdx.x % 32;
+    const bf16 *a = matrix + row * G::DP + first, *b = columns_from + first;
 #pragma unroll
     for (int k = 0; k < kShare; k += 16) {
         unsigned rows[4];

@@ -6,6 +6,10 @@
 
 namespace hwnas::mixed_cell::cuda {
 
+// What a warp computes: for all four convolutions that read a state the gradients of input and weights, or of the input alone; or for
+// one convolution that of the weights, or, for a second half, both.
+enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
+
 template <typename G, Depthwise kWhat>
 struct DepthwiseBackward {
     static constexpr bool kInput = kWhat != Depthwise::kOneWeight, kWeight = kWhat != Depthwise::kStateInput;

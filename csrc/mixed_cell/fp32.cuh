@@ -1,209 +1,253 @@
 // float32 products: pointwise ones on tensor cores in three TF32 passes, depthwise ones by scalar multiply-adds from registers.
-//
-// Splitting an operand into two TF32 numbers, x = big + small, keeps 22 bits; big * big + big * small + small * big is then as
-// good as float32, which ReLU and max pooling need: a value that changes sign through rounding changes whole gradients.
 #pragma once
 
 #include "mixed_cell/tile.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
-__device__ __forceinline__ unsigned to_tf32(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
-struct Split {
-    unsigned big, small;
-    __device__ __forceinline__ explicit Split(float x) {
-        big = to_tf32(x);
-        small = to_tf32(x - __uint_as_float(big));
-    }
-};
-// acc[16, 8] += a[16, 8] * b[8, 8]
-__device__ __forceinline__ void mma_tf32(float (&acc)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void mma_split(float (&acc)[4], const unsigned (&a_big)[4], const unsigned (&a_small)[4], const Split& b0, const Split& b1) {
-    mma_tf32(acc, a_small, b0.big, b1.big);
-    mma_tf32(acc, a_big, b0.small, b1.small);
-    mma_tf32(acc, a_big, b0.big, b1.big);
-}
+__device__ __forceinline__ float element(const float4& v, int k) { return k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w; }
 
-__device__ __forceinline__ void store_pair(float* columns, std::int64_t eight_rows, const float (&a)[4], const float (&b)[4]) {
-    const int t = threadIdx.x % 4 * 2;
-    store2(columns + t, a[0], a[1]);
-    store2(columns + t + 8, b[0], b[1]);
-    store2(columns + t + eight_rows, a[2], a[3]);
-    store2(columns + t + 8 + eight_rows, b[2], b[3]);
-}
-
-// Pointwise weights, split: [edges * kConvs + reduced edges, c / 16, c / 8, 32 lanes, {big, small}, 4], then the same transposed.
-struct Fp32Weights {
-    unsigned *pointwise, *transposed;
-    std::int64_t words;
-    __host__ __device__ explicit Fp32Weights(const Plan<float>& p) {
-        const std::int64_t products = matrices(p) * p.c * p.c * 2;
-        pointwise = static_cast<unsigned*>(p.fragments);
-        transposed = pointwise + products;
-        words = 2 * products;
-    }
-    __host__ __device__ static std::int64_t matrices(const Plan<float>& p) { return p.edges * kConvs + (p.reduction ? 2 * p.nodes : 0); }
-    __device__ static std::int64_t matrix(const Plan<float>& p, int edge, int conv) {
-        return (conv == kFr ? p.edges * kConvs + p.reduced_index(edge) : edge * kConvs + conv) * (std::int64_t{p.c} * p.c * 2);
-    }
-};
-
-// A warp makes one 16 x 8 block. Grid: blocks, convolutions and the factorized reduce, edges.
-static __global__ void __launch_bounds__(kThreads) fp32_weights_kernel(Plan<float> p, bool backward) {
-    wait_for_previous();
-    const Fp32Weights f(p);
-    const int lane = threadIdx.x % 32, item = blockIdx.x * kWarps + threadIdx.x / 32, conv = blockIdx.y, edge = blockIdx.z;
-    if (item >= p.c / 16 * (p.c / 8) || (conv == kFr && !p.strided(edge))) return;
-    const float* weights = p.pw_of(edge, conv);
-    const std::int64_t at = Fp32Weights::matrix(p, edge, conv) + (item * 32 + lane) * 8;
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-        const int row = item / (p.c / 8) * 16 + lane / 4 + r % 2 * 8, column = item % (p.c / 8) * 8 + lane % 4 + r / 2 * 4;
-        const Split w(weights[row * p.c + column]);
-        f.pointwise[at + r] = w.big;
-        f.pointwise[at + 4 + r] = w.small;
-        if (backward) {
-            const Split t(weights[column * p.c + row]);
-            f.transposed[at + r] = t.big;
-            f.transposed[at + 4 + r] = t.small;
-        }
-    }
-}
-
-// As its bfloat16 overload.
-template <typename G, int M, int K>
-__device__ __forceinline__ void pointwise_product(const unsigned* weights, int m0, int k0, const float* b, float (&acc)[M][G::NW][4]) {
-    const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * (G::P / kWarps);
+// Which pixel a column of a product is may be chosen freely. A lane (group g = lane / 4, t = lane % 4) loads 4 pixels of a
+// channel at once, one for each of 4 products, and column n of product k is pixel 4 * (n / 2 + 4 * (n % 2)) + k of 32. So a lane
+// ends up with pixels 4t ... 4t + 3 (the first accumulators of the 4 products) and 16 + 4t ... (the second ones):
+// f(mt, half, block of 32 pixels, half of the block, first of 4 pixels) for what a lane has in M rows of accumulators.
+template <typename G, int M, typename F>
+__device__ __forceinline__ void each_fragment(F f) {
 #pragma unroll
     for (int mt = 0; mt < M; ++mt)
 #pragma unroll
-        for (int nt = 0; nt < G::NW; ++nt)
+        for (int half = 0; half < 2; ++half)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
-#pragma unroll 2
-    for (int kt = 0; kt < 2 * K; ++kt) {
-        unsigned big[M][4], small[M][4];
+            for (int block = 0; block < G::NW / 4; ++block)
 #pragma unroll
-        for (int mt = 0; mt < M; ++mt) {
-            const uint4* from = reinterpret_cast<const uint4*>(weights) + (((m0 + mt) * 2 * G::MT + 2 * k0 + kt) * 32 + lane) * 2;
-            const uint4 x = from[0], y = from[1];
-            big[mt][0] = x.x, big[mt][1] = x.y, big[mt][2] = x.z, big[mt][3] = x.w;
-            small[mt][0] = y.x, small[mt][1] = y.y, small[mt][2] = y.z, small[mt][3] = y.w;
-        }
-        const float* from = b + (kt * 8 + lane % 4) * G::DP + first + lane / 4;
-#pragma unroll
-        for (int nt = 0; nt < G::NW; ++nt) {
-            const Split b0(from[nt * 8]), b1(from[4 * G::DP + nt * 8]);
-#pragma unroll
-            for (int mt = 0; mt < M; ++mt) mma_split(acc[mt][nt], big[mt], small[mt], b0, b1);
-        }
-    }
+                for (int part = 0; part < 2; ++part) f(mt, half, block, part, block * 32 + part * 16 + threadIdx.x % 4 * 4);
 }
 
-template <typename G, int kShare, int kColumns>
-__device__ __forceinline__ void outer_product(const float* a, const float* b, float (&acc)[kColumns][4]) {
-    const int lane = threadIdx.x % 32, at = lane / 4 * G::DP + lane % 4;
-#pragma unroll 2
-    for (int k = 0; k < kShare; k += 8) {
-        const Split a0(a[at + k]), a1(a[at + k + 8 * G::DP]), a2(a[at + k + 4]), a3(a[at + k + 8 * G::DP + 4]);
-        const unsigned big[4] = {a0.big, a1.big, a2.big, a3.big}, small[4] = {a0.small, a1.small, a2.small, a3.small};
-#pragma unroll
-        for (int nt = 0; nt < kColumns; ++nt) {
-            const float* column = b + nt * 8 * G::DP + at + k;
-            mma_split(acc[nt], big, small, Split(column[0]), Split(column[4]));
-        }
-    }
+// acc to [n, c, plane] memory at this warp's pixels.
+template <typename G, int M>
+__device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], float* at, std::int64_t plane) {
+    float* own = at + threadIdx.x % 32 / 4 * plane;
+    each_fragment<G, M>([&](int mt, int half, int block, int part, int pixel) {
+        const auto v = [&](int k) { return acc[mt][block * 4 + k][2 * half + part]; };
+        *reinterpret_cast<float4*>(own + (mt * 16 + half * 8) * plane + pixel) = make_float4(v(0), v(1), v(2), v(3));
+    });
 }
 
-// A lane's pixels of a tile: R rows of 4.
-template <typename G>
-struct Patch {
-    static constexpr int kAcross = G::OW / 4, R = 16 * kAcross / 32;
-    int m, column;  // first row of the tile, first column
-    __device__ Patch() : m(threadIdx.x % 32 / kAcross * R), column(threadIdx.x % kAcross * 4) {}
+// What store_tile would have stored of a gradient. There are registers for a row at a time.
+template <typename G, int M>
+class Fp32Upstream {
+public:
+    __device__ __forceinline__ void ask(const float* at, std::int64_t plane) {
+        own_ = at + threadIdx.x % 32 / 4 * plane + threadIdx.x % 4 * 4;
+        plane_ = plane;
+    }
+    __device__ __forceinline__ void load(int mt, int half) {
+#pragma unroll
+        for (int k = 0; k < G::NW / 2; ++k) row_[k] = *reinterpret_cast<const float4*>(own_ + (mt * 16 + half * 8) * plane_ + k * 16);
+    }
+    __device__ __forceinline__ float2 operator()(int, int, int nt) const {
+        return make_float2(element(row_[nt / 4 * 2], nt % 4), element(row_[nt / 4 * 2 + 1], nt % 4));
+    }
+
+private:
+    const float* own_;
+    std::int64_t plane_;
+    float4 row_[G::NW / 2];
 };
 
-// Row `row` of a window: columns S * column - 4 ... of a plane in tile layout. The patch needs 4 * S + 8 of them.
-template <int kWidth>
-__device__ __forceinline__ void load_window(const float* at, float (&window)[kWidth]) {
+// The matrix holds u; it becomes norm(u, acc) at the accumulators' places. `row`: the first row of this warp's accumulators;
+// norm(row, u, z), zero where not `inside`.
+template <typename G, int M, typename F>
+__device__ __forceinline__ void combine(float* matrix, int row, bool inside, const float (&acc)[M][G::NW][4], F norm) {
+    const int first = G::first_pixel(threadIdx.x / 32);
+    each_fragment<G, M>([&](int mt, int half, int block, int part, int pixel) {
+        const int c = row + mt * 16 + half * 8 + threadIdx.x % 32 / 4;
+        float4& u = *reinterpret_cast<float4*>(matrix + G::at(c, first + pixel));
+        float v[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) v[k] = inside ? norm(c, element(u, k), acc[mt][block * 4 + k][2 * half + part]) : 0.f;
+        u = make_float4(v[0], v[1], v[2], v[3]);
+    });
+}
+
+// One pointwise matrix in shared memory, rows 4 words apart modulo the banks; it serves both ways.
+template <typename G>
+class Fp32Pointwise {
+    static constexpr int kPitch = G::C + 4;
+
+public:
+    static constexpr int kWords = G::C * kPitch, kBackwardWords = kWords;
+    __device__ explicit Fp32Pointwise(const unsigned* shared) : weights_(reinterpret_cast<const float*>(shared)) {}
+    // Asks for the weights; a wait for copies and a barrier must follow.
+    template <bool kBackward>
+    __device__ __forceinline__ static void ask(const Plan<float>& p, int edge, int conv, unsigned* shared) {
+        const float* from = p.pw_of(edge, conv);
+        for (int i = threadIdx.x; i < G::C * G::C / 4; i += kThreads) copy_async(shared + i / (G::C / 4) * kPitch + i % (G::C / 4) * 4, from + 4 * i);
+    }
+    // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
+    template <int M, int K>
+    __device__ __forceinline__ void product(int m0, int k0, const float* b, float (&acc)[M][G::NW][4]) const {
+        const int lane = threadIdx.x % 32;
+        multiply<M, K>(b, acc, [&](int mt, int kt) {
+            const float* w = weights_ + ((m0 + mt) * 16 + lane / 4) * kPitch + k0 * 16 + kt * 8 + lane % 4;
+            return SplitRows(w[0], w[8 * kPitch], w[4], w[8 * kPitch + 4]);
+        });
+    }
+    // The same with the transposed matrix.
+    template <int M, int K>
+    __device__ __forceinline__ void transposed_product(int m0, int k0, const float* b, float (&acc)[M][G::NW][4]) const {
+        const int lane = threadIdx.x % 32;
+        multiply<M, K>(b, acc, [&](int mt, int kt) {
+            const float* w = weights_ + (k0 * 16 + kt * 8 + lane % 4) * kPitch + (m0 + mt) * 16 + lane / 4;
+            return SplitRows(w[0], w[8], w[4 * kPitch], w[4 * kPitch + 8]);
+        });
+    }
+
+private:
+    template <int M, int K, typename F>
+    __device__ __forceinline__ static void multiply(const float* b, float (&acc)[M][G::NW][4], F rows) {
+        const int lane = threadIdx.x % 32, g = lane / 4, first = G::first_pixel(threadIdx.x / 32);
+        const float* from = b + G::at(lane % 4, 4 * (g / 2 + g % 2 * 4)) + first;  // channels 4 apart are permuted alike
+#pragma unroll
+        for (int mt = 0; mt < M; ++mt)
+#pragma unroll
+            for (int nt = 0; nt < G::NW; ++nt)
+#pragma unroll
+                for (int k = 0; k < 4; ++k) acc[mt][nt][k] = 0;
+#pragma unroll 2
+        for (int kt = 0; kt < 2 * K; ++kt) {
+            float4 low[G::NW / 4], high[G::NW / 4];
+#pragma unroll
+            for (int block = 0; block < G::NW / 4; ++block) {
+                low[block] = *reinterpret_cast<const float4*>(from + kt * 8 * G::DP + block * 32);
+                high[block] = *reinterpret_cast<const float4*>(from + (kt * 8 + 4) * G::DP + block * 32);
+            }
+            if constexpr (M == 1) {
+                const SplitRows a = rows(0, kt);
+#pragma unroll
+                for (int nt = 0; nt < G::NW; ++nt) mma_split(acc[0][nt], a, Split(element(low[nt / 4], nt % 4)), Split(element(high[nt / 4], nt % 4)));
+            } else {
+                static_assert(M == 2);
+                const SplitRows a0 = rows(0, kt), a1 = rows(1, kt);
+#pragma unroll
+                for (int nt = 0; nt < G::NW; ++nt) {
+                    const Split b0(element(low[nt / 4], nt % 4)), b1(element(high[nt / 4], nt % 4));
+                    mma_split(acc[0][nt], a0, b0, b1);
+                    mma_split(acc[1][nt], a1, b0, b1);
+                }
+            }
+        }
+    }
+
+    const float* weights_;
+};
+
+// acc[16, columns] += a[16 rows from `row`, kShare pixels] * b[columns, kShare pixels]^T, pixels from `first`. Here pixels are
+// what is summed over, and their order may be chosen freely again.
+template <typename G, int kShare, int kColumns>
+__device__ __forceinline__ void outer_product(const float* a, int row, const float* b, int first, float (&acc)[kColumns][4]) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    static_assert(kShare % 32 == 0);
+    const int own[2] = {G::at(g, 4 * t), G::at(g, 16 + 4 * t)};  // rows 8 apart are permuted alike
+#pragma unroll 2
+    for (int k = 0; k < kShare; k += 16) {
+        const int at = own[k / 16 % 2] + first + k / 32 * 32;
+        const float4 top = *reinterpret_cast<const float4*>(a + row * G::DP + at), bottom = *reinterpret_cast<const float4*>(a + (row + 8) * G::DP + at);
+        const SplitRows a0(top.x, bottom.x, top.y, bottom.y), a1(top.z, bottom.z, top.w, bottom.w);
+#pragma unroll
+        for (int nt = 0; nt < kColumns; ++nt) {
+            const float4 column = *reinterpret_cast<const float4*>(b + nt * 8 * G::DP + at);
+            mma_split(acc[nt], a0, Split(column.x), Split(column.y));
+            mma_split(acc[nt], a1, Split(column.z), Split(column.w));
+        }
+    }
+}
+
+// Weights of one channel's kernel, 16 bytes at a time.
+template <int kCount>
+__device__ __forceinline__ void load_kernel(const float* from, float (&w)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 4) {
+        const float4 v = *reinterpret_cast<const float4*>(from + k);
+#pragma unroll
+        for (int e = 0; e < 4 && k + e < kCount; ++e) w[k + e] = element(v, e);
+    }
+}
+
+// A row of a lane's window from 4 columns left of its patch of Q on, where the plane goes on there.
+template <bool kSides, int kWidth>
+__device__ __forceinline__ void load_window(const float* patch, float (&window)[kWidth]) {
 #pragma unroll
     for (int k = 0; k < kWidth; k += 4) {
-        const float4 v = *reinterpret_cast<const float4*>(at + k);
+        const float4 v = kSides || (k >= 4 && k + 8 <= kWidth) ? *reinterpret_cast<const float4*>(patch + k - 4) : make_float4(0, 0, 0, 0);
         window[k] = v.x, window[k + 1] = v.y, window[k + 2] = v.z, window[k + 3] = v.w;
     }
 }
 
-// out[r][q] += sum of weight * plane over the kernel; with kFlip the kernel is turned, as the gradient of the input wants it.
-template <typename G, int K, int kDilation, bool kFlip>
-__device__ __forceinline__ void depthwise_patch(const float* plane, const float* weights, const Patch<G>& patch, float (&out)[Patch<G>::R][4]) {
-    constexpr int kPad = K / 2 * kDilation, R = Patch<G>::R, kWidth = 4 * G::S + 8;
-    float w[K * K];
-#pragma unroll
-    for (int k = 0; k < K * K; ++k) w[k] = weights[kFlip ? K * K - 1 - k : k];
-    const float* top = plane + (G::row(patch.m) - kPad) * G::PITCH + patch.column * G::S;
-#pragma unroll
-    for (int row = 0; row < G::S * (R - 1) + (K - 1) * kDilation + 1; ++row) {
-        float window[kWidth];
-        load_window(top + row * G::PITCH, window);
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-            const int distance = row - G::S * r;
-            if (distance < 0 || distance % kDilation != 0 || distance / kDilation >= K) continue;
-#pragma unroll
-            for (int k = 0; k < K; ++k)
-#pragma unroll
-                for (int q = 0; q < 4; ++q) out[r][q] = fmaf(w[distance / kDilation * K + k], window[4 + G::S * q + k * kDilation - kPad], out[r][q]);
-        }
-    }
-}
-
-// `f(std::integral_constant K, std::integral_constant dilation)` of a convolution.
-template <typename F>
-__device__ __forceinline__ void with_kernel(int conv, F f) {
-    using std::integral_constant;
-    if (kernel_of(conv) == 5) {
-        if (dilation_of(conv) == 2) f(integral_constant<int, 5>{}, integral_constant<int, 2>{});
-        else f(integral_constant<int, 5>{}, integral_constant<int, 1>{});
-    } else {
-        if (dilation_of(conv) == 2) f(integral_constant<int, 3>{}, integral_constant<int, 2>{});
-        else f(integral_constant<int, 3>{}, integral_constant<int, 1>{});
-    }
-}
-
+// The depthwise part of a tile: a lane has R rows of Q output pixels of one of kGroup channels.
 template <typename G>
 class Fp32Depthwiser {
-    static_assert(G::kGroup == 1);
+    static constexpr int kLanes = 32 / G::kGroup, Q = G::OW == 8 && G::S == 1 ? 8 : 4, R = G::P / kLanes / Q, kAcross = G::OW / Q;
+    static constexpr int kRoom = 28;  // for a channel's weights
+    // Rows of a lane's patch are as far apart as the kernel's where that makes them read fewer rows and no bank twice.
+    __device__ static constexpr int step(int dilation) { return G::S == 1 && G::OW == 32 ? dilation : 1; }
 
 public:
-    static constexpr int kWords = 25 * G::C;
-    __device__ Fp32Depthwiser(const Plan<float>& p, const Fp32Weights&, int edge, int conv, unsigned* shared)
-        : conv_(conv), weights_(reinterpret_cast<const float*>(shared)) {
+    static constexpr int kWords = kRoom * G::C;
+    // Asks for the weights, as Fp32Pointwise does.
+    __device__ Fp32Depthwiser(const Plan<float>& p, int edge, int conv, unsigned* shared) : conv_(conv), weights_(reinterpret_cast<const float*>(shared)) {
         if (conv == kFr) return;
         const float* from = p.dw_of(edge, conv);
-        for (int i = threadIdx.x; i < kernel_of(conv) * kernel_of(conv) * G::C / 4; i += kThreads) copy_async(shared + 4 * i, from + 4 * i);
+        const int size = kernel_of(conv) * kernel_of(conv);
+        for (int i = threadIdx.x; i < size * G::C; i += kThreads) copy_async4(shared + i / size * kRoom + i % size, from + i);
+        const int sub = threadIdx.x % kLanes;
+        group_ = threadIdx.x % 32 / kLanes;
+        const int rows = sub / kAcross;
+        m_ = step(dilation_of(conv)) == 2 ? rows / 2 * (2 * R) + rows % 2 : rows * R;
+        column_ = sub % kAcross * Q;
     }
-    __device__ __forceinline__ void run(const float* plane, int c, float* d) const {
-        const Patch<G> patch;
-        float out[Patch<G>::R][4] = {};
-        with_kernel(conv_, [&](auto k, auto dilation) {
-            constexpr int K = decltype(k)::value;
-            depthwise_patch<G, K, decltype(dilation)::value, false>(plane, weights_ + c * K * K, patch, out);
-        });
-#pragma unroll
-        for (int r = 0; r < Patch<G>::R; ++r)
-            *reinterpret_cast<float4*>(d + G::position(patch.m + r, patch.column)) = make_float4(out[r][0], out[r][1], out[r][2], out[r][3]);
+    // d[channel][pixel] of the kGroup channels from c on, whose planes these are.
+    __device__ __forceinline__ void run(const float* planes, int c, float* d) const {
+        if (kernel_of(conv_) == 5) {
+            if (dilation_of(conv_) == 2) convolve<5, 2>(planes, c, d);
+            else convolve<5, 1>(planes, c, d);
+        } else {
+            if (dilation_of(conv_) == 2) convolve<3, 2>(planes, c, d);
+            else convolve<3, 1>(planes, c, d);
+        }
     }
 
 private:
-    int conv_;
+    template <int K, int kDilation>
+    __device__ __forceinline__ void convolve(const float* planes, int c, float* d) const {
+        constexpr int kPad = K / 2 * kDilation, S = G::S, kStep = step(kDilation);
+        float w[K * K], out[R][Q] = {};
+        load_kernel(weights_ + (c + group_) * kRoom, w);
+        const float* top = planes + group_ * G::PLANE + (G::row(m_) - kPad) * G::PITCH + 4 + column_ * S;
+#pragma unroll
+        for (int row = 0; row < S * kStep * (R - 1) + (K - 1) * kDilation + 1; ++row) {
+            float window[Q * S + 8];
+            load_window<(Q < G::OW)>(top + row * G::PITCH, window);
+#pragma unroll
+            for (int r = 0; r < R; ++r) {
+                const int distance = row - S * kStep * r;
+                if (distance < 0 || distance % kDilation != 0 || distance / kDilation >= K) continue;
+#pragma unroll
+                for (int k = 0; k < K; ++k)
+#pragma unroll
+                    for (int q = 0; q < Q; ++q) out[r][q] = fmaf(w[distance / kDilation * K + k], window[4 + S * q + k * kDilation - kPad], out[r][q]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+            for (int q = 0; q < Q; q += 4) {
+                float* at = d + G::at(c + group_, G::position(m_ + kStep * r, column_ + q));
+                *reinterpret_cast<float4*>(at) = make_float4(out[r][q], out[r][q + 1], out[r][q + 2], out[r][q + 3]);
+            }
+    }
+
+    int conv_, group_ = 0, m_ = 0, column_ = 0;
     const float* weights_;
 };
 

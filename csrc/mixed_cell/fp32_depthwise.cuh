@@ -1,195 +1,295 @@
-// float32 gradients of the depthwise convolutions. As in bfloat16, a warp owns a channel and walks over tiles; a lane keeps the
-// sums of all taps for its own pixels, and lanes are added once at the end.
+// float32 gradients of the depthwise convolutions, of input and weights in one pass: both are sums over the same window of the
+// upstream gradient,
+//   dx[i] = sum over taps of w[tap] * g[i - tap],   dw[tap] = sum over i of x[i] * g[i - tap],
+// so a lane keeps x and dx of its own pixels in registers and loads only windows of g, and x needs no border. A warp owns one or
+// two channels and walks over tiles; lanes' sums of the weights are added once at the end.
 #pragma once
 
 #include "mixed_cell/fp32.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
-template <typename G>
-struct Fp32Depthwise {
-    using Out = Geometry<float, G::C, G::OW, 1>;  // the layout of gradient planes
+// kAll: the four convolutions that read a state; else the second half of a separable convolution.
+template <typename G, bool kAll>
+struct Fp32Gradient {
+    static_assert(kAll || G::S == 1);
+    static constexpr int kCount = kAll ? 4 : 1;
     static constexpr int kWarpsHere = 4, kThreadsHere = 32 * kWarpsHere;
-    static constexpr int kWarpElements = G::PLANE + Out::PLANE, kBytes = kWarpsHere * kWarpElements * 4;
+    // Lanes of a channel, and the output pixels of a lane: R rows of Q.
+    static constexpr int kChannels = G::S == 1 && G::OW <= 16 ? 2 : 1, kLanes = 32 / kChannels;
+    static constexpr int Q = G::OW == 8 && G::S == 1 ? 8 : 4, R = G::P / kLanes / Q, kAcross = G::OW / Q;
+    // Planes of gradients: 4 rows above and below, 4 zero columns left of the first; a row's right border is the next row's left.
+    static constexpr int kPart = G::kPacked ? 16 : 24, ROWS = G::kPacked ? 2 * kPart : kPart;
+    static constexpr int PITCH = G::OW + (G::S == 1 ? 4 : 8), PLANE = ROWS * PITCH + 4;
+    static constexpr int kRing = kAll ? 4 : 2;          // planes on their way or in work: one of each convolution, or of two tiles
+    static constexpr int kTilesAhead = kRing / kCount;
+    static constexpr int kOwn = G::S * G::S * R * Q;    // input pixels of a lane
+    static constexpr int kChannelElements = kRing * PLANE, kWeightRoom = kAll ? 80 : 28;  // each convolution's from 16 bytes on
+    static constexpr int kWarpElements = kChannels * (kChannelElements + kWeightRoom) + kTilesAhead * 32 * kOwn;
+    static constexpr int kBytes = kWarpsHere * kWarpElements * 4;
+    static constexpr int kBlocks = !kAll ? 4 : G::S == 1 ? 3 : 2;  // a multiprocessor
+    static_assert(R * Q * kLanes == G::P && R >= 1);
+
+    __device__ static int row(int m) { return G::kPacked ? m / 8 * kPart + m % 8 + 4 : m + 4; }
+    __device__ static int conv_of(int q, int kind) { return !kAll ? kind : q == 0 ? kSep3First : q == 1 ? kSep5First : q == 2 ? kDil3 : kDil5; }
+    static constexpr int first_weight(int q) { return !kAll || q == 0 ? 0 : q == 1 ? 12 : q == 2 ? 40 : 52; }
 };
 
-// dx[S * m + i, S * column + j] for a patch of gradient pixels.
-template <typename G, int K, int kDilation>
-__device__ __forceinline__ void input_patch(const float* gradient, const float* weights, const Patch<typename Fp32Depthwise<G>::Out>& patch,
-                                            float (&dx)[G::S][G::S][Patch<G>::R][4]) {
-    using Out = typename Fp32Depthwise<G>::Out;
-    if constexpr (G::S == 1) {
-        depthwise_patch<Out, K, kDilation, true>(gradient, weights, patch, dx[0][0]);
-    } else {
-        constexpr int kPad = K / 2 * kDilation;
-        const float* top = gradient + Out::row(patch.m) * Out::PITCH + patch.column;
-        float w[K * K];
+// A lane's pixels of input or of their gradients, [row parity][column parity][row][column].
+template <typename F, int S>
+using Patch = float[S][S][F::R][F::Q];
+
+// Adds one convolution's share: dx, and dw of this lane. `at`: the lane's first output pixel in the plane of g.
+template <typename G, typename F, int K, int kDilation>
+__device__ __forceinline__ void gradient_patch(const float* at, const float* weights, const Patch<F, G::S>& x, Patch<F, G::S>& dx, float (&dw)[K * K]) {
+    constexpr int S = G::S, kPad = K / 2 * kDilation, kReach = S == 1 ? kPad : (kPad + 1) / 2, Q = F::Q;
+    constexpr bool kSides = Q < G::OW;  // whether a lane's window has neighbours
+    float w[K * K];
+    load_kernel(weights, w);
 #pragma unroll
-        for (int k = 0; k < K * K; ++k) w[k] = __ldg(weights + k);
+    for (int row = -kReach; row < F::R + kReach; ++row) {
+        float window[Q + 8];
+        load_window<kSides>(at + row * F::PITCH, window);
 #pragma unroll
-        for (int shift = -2; shift <= 2; ++shift) {
+        for (int r = 0; r < F::R; ++r)
 #pragma unroll
-            for (int r = 0; r < Patch<G>::R; ++r) {
-                float window[12];
-                load_window(top + (r + shift) * Out::PITCH, window);
+            for (int a = 0; a < K; ++a)
 #pragma unroll
-                for (int a = 0; a < K; ++a) {
+                for (int i = 0; i < S; ++i) {
+                    if (i + kPad - a * kDilation != S * (row - r)) continue;  // input row S * r + i meets this row through kernel row a
 #pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        if (i + kPad - a * kDilation != 2 * shift) continue;
+                    for (int b = 0; b < K; ++b)
 #pragma unroll
-                        for (int b = 0; b < K; ++b)
+                        for (int j = 0; j < S; ++j) {
+                            if ((j + kPad - b * kDilation) % S != 0) continue;
 #pragma unroll
-                            for (int j = 0; j < 2; ++j) {
-                                if ((j + kPad - b * kDilation) % 2 != 0) continue;
-#pragma unroll
-                                for (int q = 0; q < 4; ++q)
-                                    dx[i][j][r][q] = fmaf(w[a * K + b], window[4 + q + (j + kPad - b * kDilation) / 2], dx[i][j][r][q]);
+                            for (int q = 0; q < Q; ++q) {
+                                const int column = q + (j + kPad - b * kDilation) / S;
+                                if (!kSides && (column < 0 || column >= Q)) continue;
+                                const float g = window[4 + column];
+                                dx[i][j][r][q] = fmaf(w[a * K + b], g, dx[i][j][r][q]);
+                                dw[a * K + b] = fmaf(x[i][j][r][q], g, dw[a * K + b]);
                             }
-                    }
+                        }
                 }
+    }
+}
+
+// What a warp of fp32_gradient_kernel works with.
+template <typename G, bool kAll>
+class Fp32GradientWarp {
+    using F = Fp32Gradient<G, kAll>;
+    static constexpr int S = G::S;
+
+public:
+    __device__ Fp32GradientWarp(const Plan<float>& p, int edge, int kind, float* shared)
+        : p_(p), edge_(edge), kind_(kind), in_(p, edge, kind), tiles_(G::tiles(p.n, p.oh)), strips_(G::kPacked ? 1 : p.oh / 16) {
+        const int lane = threadIdx.x % 32, sub = lane % F::kLanes, group = lane / F::kLanes;
+        warp_ = shared + threadIdx.x / 32 * F::kWarpElements;
+        first_ = (blockIdx.y * F::kWarpsHere + threadIdx.x / 32) * F::kChannels;
+        c = first_ + group;
+        m_ = sub / F::kAcross * F::R;
+        column_ = sub % F::kAcross * F::Q;
+        own_ = warp_ + F::kChannels * (F::kChannelElements + F::kWeightRoom) + 4 * lane;
+        weights_ = warp_ + F::kChannels * F::kChannelElements + group * F::kWeightRoom;
+    }
+
+    // Before the first tile: zeros at the sides, and the channels' weights; then what the ring holds is on its way.
+    __device__ __forceinline__ void begin() {
+        const int lane = threadIdx.x % 32;
+        constexpr int kSide = F::PITCH - G::OW;
+        for (int i = lane; i < F::kChannels * F::kRing * (F::ROWS + 1); i += 32) {  // and behind the last row
+            float* at = warp_ + i / (F::ROWS + 1) * F::PLANE + i % (F::ROWS + 1) * F::PITCH;
+#pragma unroll
+            for (int k = 0; k < 4; k += 4) *reinterpret_cast<float4*>(at) = make_float4(0, 0, 0, 0);
+            if (kSide == 8 && i % (F::ROWS + 1) < F::ROWS) *reinterpret_cast<float4*>(at + 4 + G::OW) = make_float4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int q = 0; q < F::kCount; ++q) {
+            const int conv = F::conv_of(q, kind_), size = kernel_of(conv) * kernel_of(conv);
+            for (int i = lane; i < F::kChannels * size; i += 32)
+                warp_[F::kChannels * F::kChannelElements + i / size * F::kWeightRoom + F::first_weight(q) + i % size] =
+                    p_.dw_of(edge_, conv)[first_ * size + i];
+        }
+        for (int item = 0; item < F::kRing; ++item) ask(blockIdx.x + item / F::kCount * gridDim.x, item % F::kCount, item);
+    }
+
+    // Waits until the plane of a ring's place is there.
+    __device__ __forceinline__ void await() const {
+        asm volatile("cp.async.wait_group %0;" :: "n"(F::kRing - 1) : "memory");
+        __syncwarp();
+    }
+    // The place is done with: asks for what comes there next.
+    __device__ __forceinline__ void release(int tile, int q, int place) {
+        __syncwarp();
+        ask(tile + F::kTilesAhead * gridDim.x, q, place);
+    }
+
+    // The tile's input, rectified; `place`: of the tile's first plane.
+    __device__ __forceinline__ void input(int place, Patch<F, S>& x) const {
+        const float* own = own_ + place / F::kCount * (32 * F::kOwn);
+        const Pair<float> norm = in_.norm ? in_.norm[c] : Pair<float>{};
+#pragma unroll
+        for (int k = 0; k < F::kOwn; k += 4) {
+            float4 v = *reinterpret_cast<const float4*>(own + 32 * k);
+            rectify(v, in_.norm != nullptr, norm);
+            const float values[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {  // k counts rows of S * Q, S of them an output row
+                const int y = k / (S * F::Q), column = k % (S * F::Q) + e;
+                x[y % S][column % S][y / S][column / S] = values[e];
             }
         }
     }
-}
-
-// dw[a][b] += sum over the patch of gradient * x
-template <typename G, int K, int kDilation>
-__device__ __forceinline__ void weight_patch(const float* plane, const float (&gradient)[Patch<G>::R][4], const Patch<G>& patch, float (&dw)[K * K]) {
-    constexpr int kPad = K / 2 * kDilation, R = Patch<G>::R, kWidth = 4 * G::S + 8;
-    const float* top = plane + (G::row(patch.m) - kPad) * G::PITCH + patch.column * G::S;
-#pragma unroll
-    for (int row = 0; row < G::S * (R - 1) + (K - 1) * kDilation + 1; ++row) {
-        float window[kWidth];
-        load_window(top + row * G::PITCH, window);
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-            const int distance = row - G::S * r;
-            if (distance < 0 || distance % kDilation != 0 || distance / kDilation >= K) continue;
-#pragma unroll
-            for (int k = 0; k < K; ++k)
-#pragma unroll
-                for (int q = 0; q < 4; ++q)
-                    dw[distance / kDilation * K + k] = fmaf(gradient[r][q], window[4 + G::S * q + k * kDilation - kPad], dw[distance / kDilation * K + k]);
-        }
+    __device__ __forceinline__ const float* gradient(int place) const {
+        const int group = threadIdx.x % 32 / F::kLanes;
+        return warp_ + (group * F::kRing + place) * F::PLANE + F::row(m_) * F::PITCH + 4 + column_;
     }
+    __device__ __forceinline__ const float* weights(int q) const { return weights_ + F::first_weight(q); }
+
+    __device__ __forceinline__ bool inside(int tile) const { return image(tile) < p_.n; }
+    __device__ __forceinline__ void store(float* out, int tile, const Patch<F, S>& dx) const {
+        if (!inside(tile)) return;
+        float* at = out + (std::int64_t{image(tile)} * G::C + c) * p_.plane() * S * S + input_row(tile) * G::IW + column_ * S;
+#pragma unroll
+        for (int y = 0; y < S * F::R; ++y)
+#pragma unroll
+            for (int k = 0; k < S * F::Q; k += 4) {
+                float v[4];
+#pragma unroll
+                for (int e = 0; e < 4; ++e) v[e] = dx[y % S][(k + e) % S][y / S][(k + e) / S];
+                *reinterpret_cast<float4*>(at + y * G::IW + k) = make_float4(v[0], v[1], v[2], v[3]);
+            }
+    }
+    int c;  // the lane's channel
+    __device__ int tiles() const { return tiles_; }
+
+private:
+    __device__ int image(int tile) const { return G::kPacked ? tile * 2 + m_ / 8 : tile / strips_; }
+    __device__ int input_row(int tile) const { return (G::kPacked ? m_ % 8 : tile % strips_ * 16 + m_) * S; }
+
+    // A convolution's gradient for a tile, and with the first convolution the lane's own input.
+    __device__ __forceinline__ void ask(int tile, int q, int place) {
+        if (tile < tiles_) {
+            constexpr int kVectors = G::OW / 4, kTotal = F::ROWS * kVectors;
+            const float* from = p_.dd_of(edge_, F::conv_of(q, kind_)) + first_ * p_.plane();
+#pragma unroll
+            for (int k = 0; k < (F::kChannels * kTotal + 31) / 32; ++k) {
+                const int item = threadIdx.x % 32 + 32 * k, group = item / kTotal, i = item % kTotal, v = i % kVectors, row = i / kVectors;
+                if (F::kChannels * kTotal % 32 != 0 && item >= F::kChannels * kTotal) continue;
+                const int n = G::kPacked ? tile * 2 + row / F::kPart : tile / strips_;
+                const int y = G::kPacked ? row % F::kPart - 4 : tile % strips_ * 16 + row - 4;
+                const bool there = y >= 0 && y < p_.oh && n < p_.n;
+                copy_async(warp_ + (group * F::kRing + place) * F::PLANE + row * F::PITCH + 4 + v * 4,
+                           there ? from + (std::int64_t{n} * G::C + group) * p_.plane() + y * G::OW + v * 4 : from, there);
+            }
+            if (q == 0) {
+                const bool there = inside(tile);
+                const float* x = in_.x.data + (there ? image(tile) * in_.x.image + std::int64_t{c} * in_.x.h * G::IW + input_row(tile) * G::IW + column_ * S : 0);
+                float* own = own_ + place / F::kCount * (32 * F::kOwn);
+#pragma unroll
+                for (int k = 0; k < F::kOwn; k += 4)
+                    copy_async(own + 32 * k, there ? x + k / (S * F::Q) * G::IW + k % (S * F::Q) : x, there);
+            }
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+
+    const Plan<float>& p_;
+    int edge_, kind_;
+    ConvInput<float> in_;
+    int tiles_, strips_, first_, m_, column_;
+    float *warp_, *own_, *weights_;
+};
+
+// The sums of a channel's lanes.
+template <typename F, int kCount>
+__device__ __forceinline__ void channel_sums(float (&v)[kCount]) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
+#pragma unroll
+        for (int offset = F::kLanes / 2; offset > 0; offset /= 2) v[k] += __shfl_xor_sync(0xffffffffu, v[k], offset);
 }
 
-// Input gradient of all four convolutions that read a state. Grid: groups x channels / 4 x edges.
+template <typename G, bool kAll, int kCount>
+__device__ __forceinline__ void store_weight_sums(const Plan<float>& p, int edge, int conv, int c, float (&dw)[kCount]) {
+    using F = Fp32Gradient<G, kAll>;
+    channel_sums<F>(dw);
+    float* share = p.ddw_partial + (std::int64_t{blockIdx.x} * p.edges + edge) * kDwPerChannel * G::C + dw_offset(conv) * G::C + c * kCount;
+    if (threadIdx.x % F::kLanes == 0)
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) share[k] = dw[k];
+}
+
+// All four convolutions that read a state: dx of their sum, before the ReLU.
 template <typename G>
-__global__ void __launch_bounds__(128) fp32_state_input_kernel(Plan<float> p, Jobs edges) {
-    wait_for_previous();
-    using F = Fp32Depthwise<G>;
-    using Out = typename F::Out;
-    constexpr int R = Patch<G>::R;
-    extern __shared__ __align__(16) unsigned char shared[];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * F::kWarpsHere + warp, edge = edges.edge[blockIdx.z];
-    float* gradient = reinterpret_cast<float*>(shared) + warp * F::kWarpElements;
-    clear_sides<Out>(1, gradient);
-    const Patch<Out> patch;
-    const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        float dx[G::S][G::S][R][4] = {};
-        const auto add = [&](int conv, auto k, auto dilation) {
-            constexpr int K = decltype(k)::value, kDilation = decltype(dilation)::value;
-            __syncwarp();
-            load_plane<Out, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
-            __syncwarp();
-            input_patch<G, K, kDilation>(gradient, p.dw_of(edge, conv) + c * K * K, patch, dx);
-        };
-        using std::integral_constant;
-        add(kSep3First, integral_constant<int, 3>{}, integral_constant<int, 1>{});
-        add(kSep5First, integral_constant<int, 5>{}, integral_constant<int, 1>{});
-        add(kDil3, integral_constant<int, 3>{}, integral_constant<int, 2>{});
-        add(kDil5, integral_constant<int, 5>{}, integral_constant<int, 2>{});
-        const std::int64_t plane = p.plane() * G::S * G::S;
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-            const int m = patch.m + r, n = G::kPacked ? tile * 2 + m / 8 : tile / strips;
-            if (n >= p.n) continue;
-#pragma unroll
-            for (int i = 0; i < G::S; ++i) {
-                const int y = (G::kPacked ? m % 8 : tile % strips * 16 + m) * G::S + i;
-                float* to = p.dx_of(edge) + (std::int64_t{n} * G::C + c) * plane + y * G::IW + patch.column * G::S;
-#pragma unroll
-                for (int q = 0; q < 4; q += 4 / G::S) {
-                    if (G::S == 1) *reinterpret_cast<float4*>(to) = make_float4(dx[i][0][r][0], dx[i][0][r][1], dx[i][0][r][2], dx[i][0][r][3]);
-                    else *reinterpret_cast<float4*>(to + 2 * q) = make_float4(dx[i][0][r][q], dx[i][G::S - 1][r][q], dx[i][0][r][q + 1], dx[i][G::S - 1][r][q + 1]);
-                }
-            }
-        }
+__device__ __forceinline__ void state_gradient(const Plan<float>& p, int edge, float* shared) {
+    using F = Fp32Gradient<G, true>;
+    Fp32GradientWarp<G, true> warp(p, edge, kSep3First, shared);
+    warp.begin();
+    float sep3[9] = {}, sep5[25] = {}, dil3[9] = {}, dil5[25] = {};
+    for (int tile = blockIdx.x; tile < warp.tiles(); tile += gridDim.x) {
+        Patch<F, G::S> x, dx = {};
+        warp.await();
+        warp.input(0, x);
+        gradient_patch<G, F, 3, 1>(warp.gradient(0), warp.weights(0), x, dx, sep3);
+        warp.release(tile, 0, 0);
+        warp.await();
+        gradient_patch<G, F, 5, 1>(warp.gradient(1), warp.weights(1), x, dx, sep5);
+        warp.release(tile, 1, 1);
+        warp.await();
+        gradient_patch<G, F, 3, 2>(warp.gradient(2), warp.weights(2), x, dx, dil3);
+        warp.release(tile, 2, 2);
+        warp.await();
+        gradient_patch<G, F, 5, 2>(warp.gradient(3), warp.weights(3), x, dx, dil5);
+        warp.release(tile, 3, 3);
+        warp.store(p.dx_of(edge), tile, dx);
     }
+    store_weight_sums<G, true>(p, edge, kSep3First, warp.c, sep3);
+    store_weight_sums<G, true>(p, edge, kSep5First, warp.c, sep5);
+    store_weight_sums<G, true>(p, edge, kDil3, warp.c, dil3);
+    store_weight_sums<G, true>(p, edge, kDil5, warp.c, dil5);
 }
 
-// Weight gradient of one convolution; with kSecond (stride 1) also its input gradient through ReLU into h1, with the sums that
-// the norm before it needs. Grid: groups x channels / 4 x jobs.
-template <typename G, bool kSecond, int K, int kDilation>
-__device__ __forceinline__ void one_convolution(const Plan<float>& p, int edge, int conv, int c, float* plane) {
-    using Out = typename Fp32Depthwise<G>::Out;
-    constexpr int R = Patch<G>::R;
-    const int lane = threadIdx.x % 32;
-    float* gradient = plane + G::PLANE;
-    const ConvInput<float> in(p, edge, conv);
-    const Patch<G> patch;
-    const Patch<Out> out_patch;
-    float dw[K * K] = {}, sum_u = 0, sum_uz = 0;
-    const int tiles = G::tiles(p.n, p.oh), strips = G::kPacked ? 1 : p.oh / 16;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        __syncwarp();
-        load_plane<G>(p, in.x, in.norm, c, tile, plane);
-        load_plane<Out, false, float>(p, p.dense(p.dd_of(edge, conv)), nullptr, c, tile, gradient);
-        __syncwarp();
-        float own[R][4];
+// The second half of a separable convolution: dx through the ReLU into h1, with the sums that the norm before it needs.
+template <typename G, int K>
+__device__ __forceinline__ void second_gradient(const Plan<float>& p, int edge, int conv, float* shared) {
+    using F = Fp32Gradient<G, false>;
+    Fp32GradientWarp<G, false> warp(p, edge, conv, shared);
+    warp.begin();
+    float dw[K * K] = {}, sums[2] = {};
+    int place = 0;
+    for (int tile = blockIdx.x; tile < warp.tiles(); tile += gridDim.x, place = (place + 1) % F::kRing) {
+        Patch<F, 1> x, dx = {};
+        warp.await();
+        warp.input(place, x);
+        gradient_patch<G, F, K, 1>(warp.gradient(place), warp.weights(0), x, dx, dw);
+        warp.release(tile, 0, place);
 #pragma unroll
-        for (int r = 0; r < R; ++r) load_window(gradient + Out::row(patch.m + r) * Out::PITCH + 4 + patch.column, own[r]);
-        weight_patch<G, K, kDilation>(plane, own, patch, dw);
-        if constexpr (kSecond) {
-            float dx[R][4] = {};
-            depthwise_patch<Out, K, kDilation, true>(gradient, p.dw_of(edge, conv) + c * K * K, out_patch, dx);
+        for (int r = 0; r < F::R; ++r)
 #pragma unroll
-            for (int r = 0; r < R; ++r) {
-                const int m = patch.m + r, n = G::kPacked ? tile * 2 + m / 8 : tile / strips, y = G::kPacked ? m % 8 : tile % strips * 16 + m;
-                if (n >= p.n) continue;
-                float z[4];
-                load_window(plane + G::row(m) * G::PITCH + 4 + patch.column, z);
-#pragma unroll
-                for (int q = 0; q < 4; ++q) {
-                    if (!(z[q] > 0)) dx[r][q] = 0;
-                    sum_u += dx[r][q];
-                    sum_uz += dx[r][q] * z[q];
-                }
-                *reinterpret_cast<float4*>(p.h1_of(edge, conv) + (std::int64_t{n} * G::C + c) * p.plane() + y * G::OW + patch.column) =
-                    make_float4(dx[r][0], dx[r][1], dx[r][2], dx[r][3]);
+            for (int q = 0; q < F::Q; ++q) {
+                if (!(x[0][0][r][q] > 0)) dx[0][0][r][q] = 0;
+                sums[0] += dx[0][0][r][q];
+                sums[1] += dx[0][0][r][q] * x[0][0][r][q];
             }
-        }
+        warp.store(p.h1_of(edge, conv), tile, dx);
     }
-    if (kSecond) {
-        sum_u = warp_sum(sum_u);
-        sum_uz = warp_sum(sum_uz);
-        if (lane == 0) p.partial[(std::int64_t{blockIdx.z} * G::C + c) * gridDim.x + blockIdx.x] = {sum_u, sum_uz};
-    }
-    float* share = p.ddw_partial + (std::int64_t{blockIdx.x} * p.edges + edge) * kDwPerChannel * G::C + dw_offset(conv) * G::C + c * K * K;
-#pragma unroll
-    for (int k = 0; k < K * K; ++k) {
-        const float sum = warp_sum(dw[k]);
-        if (lane == 0) share[k] = sum;
-    }
+    channel_sums<F>(sums);
+    if (threadIdx.x % F::kLanes == 0) p.partial[(std::int64_t{blockIdx.z} * G::C + warp.c) * gridDim.x + blockIdx.x] = {sums[0], sums[1]};
+    store_weight_sums<G, false>(p, edge, conv, warp.c, dw);
 }
 
-template <typename G, bool kSecond>
-__global__ void __launch_bounds__(128) fp32_weight_kernel(Plan<float> p, Jobs jobs) {
+// Grid: groups x channels / (4 * kChannels) x jobs. Kinds: the Conv where there is one, else unused.
+template <typename G, bool kAll>
+__global__ void __launch_bounds__(128, Fp32Gradient<G, kAll>::kBlocks) fp32_gradient_kernel(Plan<float> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
-    using F = Fp32Depthwise<G>;
     extern __shared__ __align__(16) unsigned char shared[];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * F::kWarpsHere + warp;
-    float* plane = reinterpret_cast<float*>(shared) + warp * F::kWarpElements;
-    clear_sides<G>(1, plane);
-    clear_sides<typename F::Out>(1, plane + G::PLANE);
     const int edge = jobs.edge[blockIdx.z], conv = jobs.kind[blockIdx.z];
-    with_kernel(conv, [&](auto k, auto dilation) {
-        if constexpr (!kSecond || decltype(dilation)::value == 1)
-            one_convolution<G, kSecond, decltype(k)::value, decltype(dilation)::value>(p, edge, conv, c, plane);
-    });
+    float* room = reinterpret_cast<float*>(shared);
+    if constexpr (kAll) state_gradient<G>(p, edge, room);
+    else if (kernel_of(conv) == 3) second_gradient<G, 3>(p, edge, conv, room);
+    else second_gradient<G, 5>(p, edge, conv, room);
 }
 
 }  // namespace hwnas::mixed_cell::cuda

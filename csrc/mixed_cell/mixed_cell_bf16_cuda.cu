@@ -12,12 +12,12 @@ Status launch_depthwise(const Plan<bf16>& p, const Jobs& jobs, Lane& lane) {
 
 }  // namespace
 
-bool Tuned<bf16>::covers(const P& p, bool strided) { return tiles_cover(p, strided); }
-
+template <>
 std::int64_t Tuned<bf16>::fragment_bytes(const P& p) {
     return with_geometry(p, false, [](auto) {}) ? Bf16Weights(p).words * 4 : 0;
 }
 
+template <>
 Status Tuned<bf16>::prepare(const P& p, bool with_backward, Lane& lane) {
     if (!covers(p, false)) return {};
     const int blocks = p.c / 16 * (p.c / 16), items = p.c > blocks ? p.c : blocks;
@@ -25,14 +25,7 @@ Status Tuned<bf16>::prepare(const P& p, bool with_backward, Lane& lane) {
     return launch(bf16_weights_kernel, grid, kThreads, 0, lane, p, with_backward);
 }
 
-Status Tuned<bf16>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
-    return launch_convolve(p, jobs, passes, what, strided, lane, tiles);
-}
-
-Status Tuned<bf16>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane) {
-    return launch_pointwise_backward(p, jobs, strided, lane);
-}
-
+template <>
 Status Tuned<bf16>::depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, Lane& lane) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
@@ -47,6 +40,7 @@ Status Tuned<bf16>::depthwise_state_backward(const P& p, const Jobs& convs, cons
     return status;
 }
 
+template <>
 Status Tuned<bf16>::depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles) {
     *tiles = p.dw_groups();
     Status status;
@@ -56,5 +50,7 @@ Status Tuned<bf16>::depthwise_second_backward(const P& p, const Jobs& jobs, Lane
     });
     return status;
 }
+
+template struct Tuned<bf16>;
 
 }  // namespace hwnas::mixed_cell::cuda

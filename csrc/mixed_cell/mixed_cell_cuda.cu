@@ -3,76 +3,12 @@
 #include <atomic>
 #include <vector>
 
+#include "mixed_cell/lanes.cuh"
 #include "mixed_cell/stages.cuh"
 
 namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
-
-// The streams of one call: work on the critical path in the first, of the highest priority; edges beside it in the others,
-// because most launches are too small to fill the machine alone. Each host thread has its own per device, because events are
-// recorded and waited for in turn.
-class Lanes {
-public:
-    static Status open(cudaStream_t caller, Lanes& lanes) {
-        constexpr int kDevices = 64;
-        static thread_local Resources resources[kDevices];
-        int device = 0;
-        HWNAS_CUDA_TRY(cudaGetDevice(&device));
-        if (device >= kDevices) return {"the mixed cell knows 64 devices"};
-        Resources& r = resources[device];
-        if (!r.forked) {
-            int lowest = 0, highest = 0;
-            HWNAS_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-            for (int k = 0; k < kLanes; ++k)
-                HWNAS_CUDA_TRY(cudaStreamCreateWithPriority(&r.stream[k], cudaStreamNonBlocking, std::min(highest + k, lowest)));
-            for (cudaEvent_t& event : r.event) HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-            HWNAS_CUDA_TRY(cudaEventCreateWithFlags(&r.forked, cudaEventDisableTiming));
-        }
-        lanes.resources_ = &r;
-        lanes.caller_ = caller;
-        for (int k = 0; k < kLanes; ++k) lanes.lane_[k].stream = r.stream[k];
-        HWNAS_CUDA_TRY(cudaEventRecord(r.forked, caller));
-        HWNAS_CUDA_TRY(cudaStreamWaitEvent(r.stream[0], r.forked, 0));
-        return {};
-    }
-    Lane& operator[](int lane) { return lane_[lane]; }
-    // What `to` does next comes after what `from` has been given so far.
-    Status order(int from, int to) {
-        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[from], lane_[from].stream));
-        HWNAS_CUDA_TRY(cudaStreamWaitEvent(lane_[to].stream, resources_->event[from], 0));
-        lane_[to].chained = false;
-        forked_[to] = true;
-        return {};
-    }
-    // Ends a call: what the caller's stream does next comes after the first lane, which the others have joined. If `work` failed,
-    // the lanes that have work already are joined here, because the caller frees memory that they still write.
-    Status close(const Status& work) {
-        if (!work) {
-            for (int lane = 1; lane < kLanes; ++lane)
-                if (forked_[lane]) (void)order(lane, 0);
-            (void)join();
-            return work;
-        }
-        return join();
-    }
-
-private:
-    Status join() {
-        HWNAS_CUDA_TRY(cudaEventRecord(resources_->event[0], lane_[0].stream));
-        HWNAS_CUDA_TRY(cudaStreamWaitEvent(caller_, resources_->event[0], 0));
-        return {};
-    }
-
-    struct Resources {
-        cudaStream_t stream[kLanes] = {};
-        cudaEvent_t event[kLanes] = {}, forked = nullptr;
-    };
-    Resources* resources_ = nullptr;
-    cudaStream_t caller_ = nullptr;
-    Lane lane_[kLanes];
-    bool forked_[kLanes] = {};
-};
 
 // Both halves of all convolutions of some edges, with their statistics and those of the pools of some states.
 template <typename T>
@@ -80,7 +16,7 @@ Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int
     Jobs first[2], reduces, second;  // first[strided]
     for (int k = 0; k < count; ++k) {
         const int edge = edges[k];
-        for (int conv : {kSep5First, kDil5, kSep3First, kDil3}) first[p.strided(edge)].add(edge, conv);
+        for (int conv : {kSep5First, kSep3First, kDil5, kDil3}) first[p.strided(edge)].add(edge, conv);
         for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
         if (p.strided(edge)) reduces.add(edge, kFr);
     }
@@ -129,12 +65,13 @@ Status forward(const Plan<T>& p, Lanes& lanes) {
     std::vector<Stages<T>> stages;
     for (int lane = 0; lane < kLanes; ++lane) stages.emplace_back(p, lanes[lane], lane);
     HWNAS_TRY(stages[0].prepare(false));
-    for (int lane = 1; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(0, lane));
+    const int used = std::min(p.nodes, kLanes);
+    for (int lane = 1; lane < used; ++lane) HWNAS_TRY(lanes.order(0, lane));
     // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
     Jobs inputs;
     for (int j = 0; j < 2; ++j) inputs.add(j, 0);
     int edges[kMaxEdges], count = 0;
-    for (int lane = 0; lane < std::min(p.nodes, kLanes); ++lane) {
+    for (int lane = 0; lane < used; ++lane) {
         count = 0;
         for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
             for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
@@ -148,11 +85,10 @@ Status forward(const Plan<T>& p, Lanes& lanes) {
             count = 0;
             for (int i = node; i < p.nodes; ++i) edges[count++] = i * (i + 3) / 2 + j;
             HWNAS_TRY(convolve_edges(stages[0], p, edges, count, states));
-            if (node < kLanes) HWNAS_TRY(lanes.order(node, 0));
+            if (node < used) HWNAS_TRY(lanes.order(node, 0));
         }
         HWNAS_TRY(stages[0].blend(node));
     }
-    for (int lane = p.nodes; lane < kLanes; ++lane) HWNAS_TRY(lanes.order(lane, 0));  // unused, but forked
     return {};
 }
 
@@ -173,8 +109,10 @@ Status backward(const Plan<T>& p, const Backward& b, Lanes& lanes) {
         HWNAS_TRY(edges_backward(stages[0], p, node, 2, node + 2));
     }
     for (int node = std::min(p.nodes, kLanes) - 1; node > 0; --node) HWNAS_TRY(lanes.order(Plan<T>::lane_of(node), 0));
+    HWNAS_TRY(lanes.order(0, 1));  // the shares of the weights' gradients beside the last gather
+    HWNAS_TRY(stages[1].weight_gradients(b));
     HWNAS_TRY(stages[0].gather(0, 2));
-    return stages[0].weight_gradients(b);
+    return lanes.order(1, 0);
 }
 
 template <typename T>

@@ -151,7 +151,10 @@ struct Plan {
     __host__ __device__ T* g_of(int edge) const { return g + node_of(edge) * size(); }
     // Shares of the weight gradients, summed at the end: enough to fill the machine with the two edges of the first node.
     __host__ __device__ int pw_groups() const { return c <= 32 ? 64 : c <= 64 ? 32 : c <= 360 ? 32 * 64 * 64 / (c * c) : 1; }
-    __host__ __device__ int dw_groups() const { return c >= 512 ? 1 : c <= 16 ? 32 : 512 / c; }
+    __host__ __device__ int dw_groups() const {  // float32 takes twice as many of more channels, because a warp has two of them
+        const int groups = (sizeof(T) == 4 ? 1024 : 512) / c;
+        return c >= 512 ? 1 : groups < 32 ? groups : 32;
+    }
     __host__ __device__ int segments() const { return (oh * ow + kSegment - 1) / kSegment; }
     __host__ __device__ T* dx_of(int edge) const {  // edges from s0 and s1 have planes of h x w, the others of oh x ow
         const std::int64_t large = std::int64_t{n} * c * h * w;

@@ -1,9 +1,13 @@
 // The stages of a cell, each a launch for all its jobs: the tuned kernels where they cover the shape, else the general ones.
 #pragma once
 
+#include "mixed_cell/elementwise.cuh"
 #include "mixed_cell/general.cuh"
 #include "mixed_cell/launch.cuh"
 #include "mixed_cell/layout.cuh"
+#include "mixed_cell/vector_blend.cuh"
+#include "mixed_cell/vector_gather.cuh"
+#include "mixed_cell/vector_sums.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 

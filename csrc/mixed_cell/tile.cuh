@@ -1,28 +1,34 @@
 // The tile that the tuned convolution kernels work on, and how it gets into shared memory.
 #pragma once
 
+#include "common/async_copy.cuh"
+#include "common/tensor_core.cuh"
 #include "mixed_cell/vector.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
 // A tile: 16 output rows (two images of 8, where a plane has only 8) times the whole width, so that a tile and all channels make
-// 8192 outputs, 32 a thread. Input planes lie in shared memory with 4 rows above and below, and 4 columns left of the first.
-// Matrices [c, pixels] have rows 16 bytes apart modulo the banks.
+// 8192 outputs, 32 a thread. Input planes lie in shared memory with 4 rows above and below, and 4 columns left of the first; in
+// float32 a row's right border is the next row's left one, which keeps lanes' windows in different banks.
 template <typename T_, int C_, int OW_, int S_>
 struct Geometry {
     using T = T_;
     static constexpr int C = C_, OW = OW_, S = S_, IW = OW * S, P = 16 * OW, NT = OW / 8;
-    static constexpr bool kPacked = OW == 8;  // two images a tile
+    static constexpr bool kPacked = OW == 8, kFloat = sizeof(T) == 4;  // kPacked: two images a tile
     static constexpr int kPart = kPacked ? 8 * S + 8 : 16 * S + 8, ROWS = kPacked ? 2 * kPart : kPart;
-    static constexpr int PITCH = IW + 8, PLANE = ROWS * PITCH;
-    static constexpr int DP = P + 16 / static_cast<int>(sizeof(T));
-    static constexpr int MT = C / 16, NW = P / 64;  // 16-row blocks of c; 8-pixel blocks a warp has
+    static constexpr int PITCH = IW + (kFloat ? 4 : 8), PLANE = ROWS * PITCH + (kFloat ? 4 : 0);
+    // Warps of a product: kWarpsM blocks of rows times kWarpsN of pixels, in 16-row blocks MT of c and 8-pixel blocks NW a warp.
+    static constexpr int MT = C / 16, kWarpsM = C == 64 ? 2 : 1, kWarpsN = kWarps / kWarpsM, NW = P / 8 / kWarpsN;
     // A warp has kEach channels; it asks for the rows of kBatch at a time, 16 bytes a load, and works on kGroup at a time.
     static constexpr int kRowWords = IW * static_cast<int>(sizeof(T)) / 16, kLoads = (ROWS * kRowWords + 31) / 32;
     static constexpr int kEach = C / kWarps, kBatch = kEach * kLoads <= 8 ? kEach : 4 * kLoads <= 8 ? 4 : 2 * kLoads <= 8 ? 2 : 1;
-    static constexpr int kGroup = sizeof(T) == 4 || NT >= 4 || kBatch == 1 ? 1 : NT == 1 && kBatch >= 4 ? 4 : 2;
+    static constexpr int kGroup = kFloat ? (S == 1 && OW <= 16 ? 2 : 1) : NT >= 4 || kBatch == 1 ? 1 : NT == 1 && kBatch >= 4 ? 4 : 2;
     static constexpr int kPlanes = kWarps * kGroup * PLANE;  // elements of shared memory for all warps' planes
     static_assert(C * P == 8192, "32 accumulators a thread");
+    // Pixel q of channel c in a [c, pixels] matrix in shared memory, whole 16 bytes together. Both ways in which a product reads
+    // it find different banks: bfloat16 rows are 16 bytes apart modulo the banks; float32 ones are permuted by groups of 4.
+    static constexpr int DP = P + (kFloat ? 0 : 8), kMatrix = C * DP;
+    __device__ static int at(int c, int q) { return c * DP + (kFloat ? q ^ (4 * (c % 4) | c % 2 * 16) : q); }
     __device__ static int row(int m) { return kPacked ? m / 8 * kPart + m % 8 * S + 4 : m * S + 4; }
     __host__ __device__ static int tiles(int n, int oh) { return kPacked ? (n + 1) / 2 : n * (oh / 16); }
     // Order of a tile's pixels in [c, pixels] matrices: row by row, except that rows of 32 bfloat16 are split in halves, which
@@ -31,9 +37,12 @@ struct Geometry {
     __device__ static int position(int m, int w) { return kSplit ? w / 16 * 256 + m * 16 + w % 16 : m * OW + w; }
     // Block nt of 8 pixels of a warp, from its first pixel, in the plane.
     __device__ static constexpr int block(int nt) { return kSplit ? nt / 2 * OW + nt % 2 * 8 : nt * 8; }
-    // The first pixel of a warp: its image and its place in the plane.
+    // The first 16-row block of `blocks` that a warp has in a product, and its first pixel: in the tile's order, and as its image
+    // and its place in the plane.
+    __device__ static int first_block(int warp, int blocks) { return warp / kWarpsN * (blocks / kWarpsM); }
+    __device__ static int first_pixel(int warp) { return warp % kWarpsN * (NW * 8); }
     __device__ static void place(int tile, int warp, int oh, int& n, int& at) {
-        const int q = warp * (P / kWarps);
+        const int q = first_pixel(warp);
         if (kPacked) {
             n = tile * 2 + q / 64;
             at = q % 64;
@@ -141,54 +150,37 @@ private:
     unsigned inside_;
 };
 
-// One tile's plane of channel c, by one warp.
-template <typename G, bool kRectify = true, typename T>
-__device__ __forceinline__ void load_plane(const Plan<T>& p, const View<const T>& x, const Pair<float>* norms, int c, int tile, T* plane) {
-    const Rows<G> rows(p, x, tile, c);
-    typename Rows<G>::Words words;
-    rows.load(0, words);
-    rows.template put<kRectify>(words, norms != nullptr, norms ? norms[c] : Pair<float>{}, plane);
-}
-
 // By one warp.
 template <typename G, typename T>
 __device__ __forceinline__ void clear_sides(int channels, T* planes) {
-    for (int i = threadIdx.x % 32; i < channels * G::ROWS; i += 32) {
+    constexpr int kRows = G::ROWS + (G::kFloat ? 1 : 0);  // the border right of a plane's last row is left of none
+    for (int i = threadIdx.x % 32; i < channels * kRows; i += 32) {
+        T* row = planes + i / kRows * G::PLANE + i % kRows * G::PITCH;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            planes[i * G::PITCH + k] = T(0.f);
-            planes[i * G::PITCH + 4 + G::IW + k] = T(0.f);
+            row[k] = T(0.f);
+            if (!G::kFloat) row[4 + G::IW + k] = T(0.f);
         }
     }
 }
 
-// What a warp of the depthwise gradients computes: all four convolutions that read a state (input gradient, weight gradient or both), or one convolution.
-enum class Depthwise { kState, kStateInput, kOneWeight, kSecond };
-
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
-}
-__device__ __forceinline__ void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }  // of this thread: a barrier follows
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool inside) {  // zeros if not inside; `from` must be readable
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(inside ? 16 : 0) : "memory");
-}
-// Pointwise weights of a block: they go to shared memory while the tile loads, unless they would leave no room for a second block.
-template <typename G>
-struct Staged {
-    static constexpr int kMatrix = G::C * G::C * (sizeof(typename G::T) == 4 ? 2 : 1) / (sizeof(typename G::T) == 4 ? 1 : 2);
-    static constexpr int kWords = kMatrix <= 2048 ? kMatrix : 0;
-    __device__ static const unsigned* stage(unsigned* shared, const unsigned* weights) {
-        if (kWords == 0) return weights;
-        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) copy_async(shared + 4 * i, weights + 4 * i);
-        return shared;
+// A tile of the first kRows channels of a [n, c, h, w] tensor and a [channels, pixels] matrix in shared memory, by the whole block,
+// 16 bytes at a time: f(place in the matrix, in the tensor, whether it is there). kNatural: the tensor has its pixels in their own
+// order, else in the tile's, as nobody else reads it.
+template <typename G, int kRows, bool kNatural, typename T, typename F>
+__device__ __forceinline__ void each_word(const Plan<T>& p, int tile, F f) {
+    constexpr int kValues = 16 / sizeof(T), kWords = G::P / kValues;
+    const int strips = G::kPacked ? 1 : p.oh / 16;
+    const std::int64_t plane = p.plane(), first = G::kPacked ? std::int64_t{tile} * 2 * G::C * plane : tile / strips * (G::C * plane) + tile % strips * G::P;
+#pragma unroll 4
+    for (int k = 0; k < kRows * kWords / kThreads; ++k) {
+        const int i = threadIdx.x + k * kThreads, c = i / kWords, q = i % kWords * kValues, image = G::kPacked ? q / 64 : 0;
+        const int position = kNatural ? G::position(q / G::OW, q % G::OW) : q;
+        f(G::at(c, position), first + (image * G::C + c) * plane + (G::kPacked ? q % 64 : q), !G::kPacked || tile * 2 + image < p.n);
     }
-};
+}
 
-// Two neighbouring values.
-__device__ __forceinline__ float2 load2(const float* x) { return *reinterpret_cast<const float2*>(x); }
-__device__ __forceinline__ float2 load2(const __nv_bfloat16* x) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(x)); }
-__device__ __forceinline__ void store2(float* y, float a, float b) { *reinterpret_cast<float2*>(y) = make_float2(a, b); }
-__device__ __forceinline__ void store2(__nv_bfloat16* y, float a, float b) { *reinterpret_cast<__nv_bfloat162*>(y) = __floats2bfloat162_rn(a, b); }
+// As they are stored.
 __device__ __forceinline__ float2 rounded(const float*, float a, float b) { return make_float2(a, b); }
 __device__ __forceinline__ float2 rounded(const __nv_bfloat16*, float a, float b) { return __bfloat1622float2(__floats2bfloat162_rn(a, b)); }
 

@@ -1,40 +1,55 @@
-// Convolutions of a cell on tensor cores: forward, and the gradients of the pointwise part. The matrix products are
-// overloads of pointwise_product and outer_product, and the Depthwiser classes, in bf16.cuh and fp32.cuh.
+// Convolutions of a cell on tensor cores: forward, and the gradients of the pointwise part. What both types do in their own way
+// (the products, the depthwise part, fragments to and from memory) is in bf16.cuh and fp32.cuh.
 #pragma once
 
 #include "mixed_cell/bf16.cuh"
 #include "mixed_cell/fp32.cuh"
+#include "mixed_cell/vector_sums.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
 template <typename T>
-struct WeightsOf;
+struct Precision;
 template <>
-struct WeightsOf<bf16> {
-    using Type = Bf16Weights;
+struct Precision<bf16> {
     template <typename G>
     using Depthwiser = Bf16Depthwiser<G>;
+    template <typename G>
+    using Pointwise = Bf16Pointwise<G>;
+    template <typename G, int M>
+    using Upstream = Bf16Upstream<G, M>;
 };
 template <>
-struct WeightsOf<float> {
-    using Type = Fp32Weights;
+struct Precision<float> {
     template <typename G>
     using Depthwiser = Fp32Depthwiser<G>;
+    template <typename G>
+    using Pointwise = Fp32Pointwise<G>;
+    template <typename G, int M>
+    using Upstream = Fp32Upstream<G, M>;
 };
+template <typename G>
+using Depthwiser = typename Precision<typename G::T>::template Depthwiser<G>;
+template <typename G>
+using Pointwise = typename Precision<typename G::T>::template Pointwise<G>;
+template <typename G, int M>
+using Upstream = typename Precision<typename G::T>::template Upstream<G, M>;
 
 // The factorized reduce reads every second pixel from (grid, grid) on instead of convolving. By one warp, one channel.
 template <typename G, typename T>
-__device__ __forceinline__ void subsample(const T* plane, int grid, T* d) {
+__device__ __forceinline__ void subsample(const T* plane, int grid, int c, T* d) {
     for (int i = threadIdx.x % 32; i < G::P; i += 32) {
         const int m = i / G::OW, w = i % G::OW;
-        d[G::position(m, w)] = plane[(G::row(m) + grid) * G::PITCH + 4 + w * G::S + grid];
+        d[G::at(c, G::position(m, w))] = plane[(G::row(m) + grid) * G::PITCH + 4 + w * G::S + grid];
     }
 }
 
-// d[c][pixel] of a whole tile; grid >= 0: of that half of the factorized reduce. Each warp works on channels of its own in
-// planes of its own, so that a warp waits for its loads alone; a barrier must follow before others' d is read.
-template <typename G, typename T, typename Depthwiser>
-__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwiser& depthwise, const ConvInput<T>& in, int grid, int tile, T* planes, T* d) {
+// d[channel][pixel] of a whole tile, and with kPair that of `smaller` behind it; grid >= 0: of that half of the factorized reduce.
+// Each warp works on channels of its own in planes of its own, so that a warp waits for its loads alone; a barrier must follow before
+// others' d is read.
+template <typename G, bool kPair, typename T>
+__device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwiser<G>& depthwise, const Depthwiser<G>& smaller, const ConvInput<T>& in,
+                                               int grid, int tile, T* planes, T* d) {
     const int warp = threadIdx.x / 32, first = warp * G::kEach;
     T* own = planes + warp * G::kGroup * G::PLANE;
     const Rows<G> rows(p, in.x, tile, first);
@@ -63,184 +78,186 @@ __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwise
             __syncwarp();
             if (kAhead && group + G::kGroup == G::kBatch && batch + G::kBatch < G::kEach) ask(batch + G::kBatch);
             if (grid < 0) {
-                depthwise.run(own, c, d + c * G::DP);
+                if constexpr (kPair) depthwise.run_pair(own, c, d, smaller);
+                else depthwise.run(own, c, d);
             } else {
-                for (int k = 0; k < G::kGroup; ++k) subsample<G>(own + k * G::PLANE, grid, d + (c + k) * G::DP);
+                for (int k = 0; k < G::kGroup; ++k) subsample<G>(own + k * G::PLANE, grid, c + k, d);
             }
         }
     }
 }
 
-// acc to [n, c, plane] memory at this warp's pixels.
-template <typename G, int M>
-__device__ __forceinline__ void store_tile(const float (&acc)[M][G::NW][4], typename G::T* at, std::int64_t plane) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int mt = 0; mt < M; ++mt)
-#pragma unroll
-        for (int nt = 0; nt < G::NW; nt += 2)
-            store_pair(at + (mt * 16 + lane / 4) * plane + G::block(nt), 8 * plane, acc[mt][nt], acc[mt][nt + 1]);
-}
+// Blocks of so much dynamic shared memory that a multiprocessor has room for, at most `most`.
+constexpr int blocks_of(int bytes, int most) { return most > 1 && most * (bytes + 5 * 1024) > 227 * 1024 ? blocks_of(bytes, most - 1) : most; }
 
-// What store_tile would have stored of a gradient, in registers: bfloat16 asks for it early; float32, for which there are no
-// registers, when it is used.
-template <typename G, int M>
-class Upstream {
-    using T = typename G::T;
-    static constexpr bool kHeld = sizeof(T) == 2;
+// What a block of tile_conv_kernel computes: one convolution of an edge; a 5 x 5 and a 3 x 3 one of the same input and dilation; or
+// half of a factorized reduce.
+enum class Convolve { kOne, kPair, kReduce };
 
-public:
-    __device__ __forceinline__ void load(const T* at, std::int64_t plane) {
-        const int lane = threadIdx.x % 32;
-        if constexpr (kHeld) {
-#pragma unroll
-            for (int mt = 0; mt < M; ++mt)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-#pragma unroll
-                    for (int nt = 0; nt < G::NW; nt += 2)
-                        load_pair(at + (mt * 16 + half * 8 + lane / 4) * plane + G::block(nt), held_[mt][half][nt], held_[mt][half][nt + 1]);
-        } else {
-            from_ = at + lane / 4 * plane + lane % 4 * 2;
-            plane_ = plane;
-        }
-    }
-    __device__ __forceinline__ float2 operator()(int mt, int half, int nt) const {
-        if constexpr (kHeld) return unpack(held_[mt][half][nt]);
-        else return load2(from_ + (mt * 16 + half * 8) * plane_ + G::block(nt));
-    }
-
-private:
-    unsigned held_[kHeld ? M : 1][2][G::NW];
-    const T* from_ = nullptr;
-    std::int64_t plane_ = 0;
-};
-
-template <typename G>
+template <typename G, Convolve kWhat>
 constexpr int conv_shared_bytes() {
-    using T = typename G::T;
-    return (G::kPlanes + G::C * G::DP) * static_cast<int>(sizeof(T)) + 4 * (Staged<G>::kWords + WeightsOf<T>::template Depthwiser<G>::kWords);
+    constexpr int kConvsHere = kWhat == Convolve::kPair ? 2 : 1;
+    return (G::kPlanes + kConvsHere * G::kMatrix) * static_cast<int>(sizeof(typename G::T)) + 4 * kConvsHere * (Pointwise<G>::kWords + Depthwiser<G>::kWords);
 }
+// Pairs share windows and loads, but make half as many blocks of twice the memory: measured, that pays where stride 2 makes loads
+// dear, and two blocks fit.
+template <typename G>
+constexpr bool takes_pairs() { return G::S == 2 && blocks_of(conv_shared_bytes<G, Convolve::kPair>(), 2) == 2; }
 
-// As conv_kernel. Grid: tiles x jobs; with kReduce the jobs are factorized reduces, tiles x 2 * jobs, each half a matrix.
-// Behind the jobs come `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are
+// As conv_kernel, but that kGradient leaves the depthwise results where the gradient of the depthwise outputs will be, from where
+// tile_pointwise_backward_kernel takes them. Grid: tiles x jobs, pairs of neighbouring jobs with kPair, two halves of each with
+// kReduce. Behind the jobs come `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are
 // wanted or edges of which the gradient's sums are; a tile has as many outputs as kPassBlocks of their blocks.
 constexpr int kPassBlocks = 8192 / (kThreads * kVec);
 
-template <typename G, bool kReduce>
-__global__ void __launch_bounds__(kThreads, 3) tile_conv_kernel(Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what) {
+template <typename G, Convolve kWhat>
+__global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G, kWhat>(), kWhat == Convolve::kPair ? 2 : 3))
+    tile_conv_kernel(Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what) {
     wait_for_previous();
     using T = typename G::T;
-    using Weights = typename WeightsOf<T>::Type;
+    constexpr bool kReduce = kWhat == Convolve::kReduce, kPair = kWhat == Convolve::kPair;
+    constexpr int kConvsHere = kPair ? 2 : 1, kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM;
     extern __shared__ __align__(16) unsigned char shared[];
-    __shared__ float2 sums[kWarps][G::C];
-    __shared__ __align__(16) Pair<float> norms[G::C];
+    __shared__ float2 sums[kConvsHere][G::kWarpsN][G::C];
+    __shared__ __align__(16) Pair<float> norms[kConvsHere][G::C];
     T* planes = reinterpret_cast<T*>(shared);
     T* d = planes + G::kPlanes;
-    constexpr int kHalves = kReduce ? 2 : 1, M = G::MT / kHalves;
-    const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves, first = half_matrix * (G::C / 2);
+    const int job = blockIdx.y / kHalves * kConvsHere, half_matrix = blockIdx.y % kHalves, tile = blockIdx.x;
     if (job >= jobs.count) {
-        const int item = blockIdx.y - jobs.count * kHalves, pass = item / kPassBlocks, block = blockIdx.x * kPassBlocks + item % kPassBlocks;
+        const int item = blockIdx.y - jobs.count * kHalves / kConvsHere, pass = item / kPassBlocks, block = tile * kPassBlocks + item % kPassBlocks;
         const std::int64_t slot = std::int64_t{G::C} * p.n * vector_tiles(p), before = std::int64_t{jobs.count} * G::C * gridDim.x;
         if (what == ConvSums::kStatistics) pool_sums(p, passes.edge[pass], block, p.partial + before + 2 * pass * slot);
         else gradient_sums(p, passes.edge[pass], block, p.partial + before + 3 * pass * slot);
         return;
     }
-    const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job], tile = blockIdx.x;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const Weights f(p);
-    const ConvInput<T> in(p, edge, conv);
-    unsigned* staged = reinterpret_cast<unsigned*>(d + G::C * G::DP);
-    const unsigned* weights = Staged<G>::stage(staged, f.pointwise + Weights::matrix(p, edge, conv));
-    const typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv, staged + Staged<G>::kWords);
-    if (what == ConvSums::kGradient && threadIdx.x < G::C / 2) copy_async(norms + 2 * threadIdx.x, &p.stat(p.stat_row(edge, conv), 2 * threadIdx.x));
+    const int edge = jobs.edge[job], lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const auto conv_of = [&](int q) { return kReduce ? int{kFr} : int{jobs.kind[job + q]}; };
+    const int block_row = half_matrix * kBlocks + G::first_block(warp, kBlocks), row = block_row * 16;  // this warp's rows of the product
+    const ConvInput<T> in(p, edge, conv_of(0));
+    unsigned* staged = reinterpret_cast<unsigned*>(d + kConvsHere * G::kMatrix);
+    unsigned* bands = staged + kConvsHere * Pointwise<G>::kWords;
+    const auto weights_at = [&](int q) { return staged + q * Pointwise<G>::kWords; };
+#pragma unroll
+    for (int q = 0; q < kConvsHere; ++q) {
+        Pointwise<G>::template ask<false>(p, edge, conv_of(q), weights_at(q));
+        if (what == ConvSums::kGradient && threadIdx.x < G::C / 2)
+            copy_async(norms[q] + 2 * threadIdx.x, &p.stat(p.stat_row(edge, conv_of(q)), 2 * threadIdx.x));
+    }
+    const Depthwiser<G> depthwise(p, edge, conv_of(0), bands), smaller(p, edge, kPair ? conv_of(1) : int{kFr}, bands + (kPair ? Depthwiser<G>::kWords : 0));
     clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
-    depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+    depthwise_tile<G, kPair>(p, depthwise, smaller, in, kReduce ? half_matrix : -1, tile, planes, d);
     int n, at;
     G::place(tile, warp, p.oh, n, at);
     const std::int64_t plane = p.plane(), image = std::int64_t{n} * G::C * plane + at;
     const bool inside = n < p.n;
-    const T* g = p.g_of(edge) + image;
-    Upstream<G, M> upstream;  // asked for before the product
-    if (what == ConvSums::kGradient && inside) upstream.load(g + first * plane, plane);
+    Upstream<G, M> upstream;  // the node's gradient, for both of a pair
+    if (what == ConvSums::kGradient && inside) upstream.ask(p.g_of(edge) + image + row * plane, plane);
     __syncthreads();
-    float acc[M][G::NW][4];
-    pointwise_product<G, M, G::MT>(weights, half_matrix * M, 0, d, acc);
-    if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + first * plane, plane);
 #pragma unroll
-    for (int mt = 0; mt < M; ++mt) {
+    for (int q = 0; q < kConvsHere; ++q) {
+        const int conv = conv_of(q);
+        float acc[M][G::NW][4];
+        Pointwise<G>(weights_at(q)).template product<M, G::MT>(block_row, 0, d + q * G::kMatrix, acc);
+        if (what == ConvSums::kGradient && !kReduce) {
+            T* kept = p.dd_of(edge, conv);
+            each_word<G, G::C, false>(p, tile, [&](int from, std::int64_t to, bool there) {
+                if (there) *reinterpret_cast<uint4*>(kept + to) = *reinterpret_cast<const uint4*>(d + q * G::kMatrix + from);
+            });
+        }
+        if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + row * plane, plane);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int co = first + mt * 16 + half * 8 + lane / 4;
-            float a = 0, b = 0;
-            if (what == ConvSums::kStatistics) {
+        for (int mt = 0; mt < M; ++mt) {
 #pragma unroll
-                for (int nt = 0; nt < G::NW; ++nt) {
-                    const float2 z = rounded(planes, acc[mt][nt][2 * half], acc[mt][nt][2 * half + 1]);
-                    a += z.x + z.y;
-                    b += z.x * z.x + z.y * z.y;
+            for (int half = 0; half < 2; ++half) {
+                const int co = row + mt * 16 + half * 8 + lane / 4;
+                float a = 0, b = 0;
+                if (what == ConvSums::kStatistics) {
+#pragma unroll
+                    for (int nt = 0; nt < G::NW; ++nt) {
+                        const float2 z = rounded(planes, acc[mt][nt][2 * half], acc[mt][nt][2 * half + 1]);
+                        a += z.x + z.y;
+                        b += z.x * z.x + z.y * z.y;
+                    }
+                } else if (inside) {
+                    const float scale = norms[q][co].b, shift = -norms[q][co].a * scale;
+                    upstream.load(mt, half);
+#pragma unroll
+                    for (int nt = 0; nt < G::NW; ++nt) {
+                        const float2 u = upstream(mt, half, nt);
+                        a += u.x + u.y;
+                        b += u.x * fmaf(acc[mt][nt][2 * half], scale, shift) + u.y * fmaf(acc[mt][nt][2 * half + 1], scale, shift);
+                    }
                 }
-            } else if (inside) {
-                const float scale = norms[co].b, shift = -norms[co].a * scale;
-#pragma unroll
-                for (int nt = 0; nt < G::NW; ++nt) {
-                    const float2 u = upstream(mt, half, nt);
-                    a += u.x + u.y;
-                    b += u.x * fmaf(acc[mt][nt][2 * half], scale, shift) + u.y * fmaf(acc[mt][nt][2 * half + 1], scale, shift);
+                for (int offset = 1; offset < 4; offset *= 2) {
+                    a += __shfl_xor_sync(0xffffffffu, a, offset);
+                    b += __shfl_xor_sync(0xffffffffu, b, offset);
                 }
+                if (lane % 4 == 0) sums[q][warp % G::kWarpsN][co] = make_float2(a, b);
             }
-            for (int offset = 1; offset < 4; offset *= 2) {
-                a += __shfl_xor_sync(0xffffffffu, a, offset);
-                b += __shfl_xor_sync(0xffffffffu, b, offset);
-            }
-            if (lane % 4 == 0) sums[warp][co] = make_float2(a, b);
         }
     }
     __syncthreads();
-    for (int c = first + threadIdx.x; c < first + 16 * M; c += kThreads) {
+    for (int i = threadIdx.x; i < kConvsHere * kBlocks * 16; i += kThreads) {
+        const int q = i / (kBlocks * 16), c = half_matrix * kBlocks * 16 + i % (kBlocks * 16);
         float a = 0, b = 0;
-        for (int w = 0; w < kWarps; ++w) {
-            a += sums[w][c].x;
-            b += sums[w][c].y;
+        for (int w = 0; w < G::kWarpsN; ++w) {
+            a += sums[q][w][c].x;
+            b += sums[q][w][c].y;
         }
-        p.partial[(std::int64_t{job} * G::C + c) * gridDim.x + tile] = {a, b};
+        p.partial[(std::int64_t{job + q} * G::C + c) * gridDim.x + tile] = {a, b};
     }
 }
 
-template <typename G>
+// How a block of tile_pointwise_backward_kernel comes by the depthwise results: those that tile_conv_kernel kept, those that it
+// computes again, or the half of a factorized reduce's input that it reads.
+enum class Results { kKept, kComputed, kReduce };
+
+// Planes are done with before dz begins, and lie in its place.
+template <typename G, Results kFrom>
+constexpr int gradient_elements() { return kFrom != Results::kKept && G::kPlanes > G::kMatrix ? (G::kPlanes + 7) / 8 * 8 : G::kMatrix; }
+
+template <typename G, Results kFrom>
 constexpr int pointwise_backward_shared_bytes() {
-    using T = typename G::T;
-    return (G::kPlanes + 2 * G::C * G::DP) * static_cast<int>(sizeof(T)) + 4 * (2 * Staged<G>::kWords + WeightsOf<T>::template Depthwiser<G>::kWords);
+    const int bands = kFrom == Results::kComputed ? Depthwiser<G>::kWords : 0;
+    return (G::kMatrix + gradient_elements<G, kFrom>()) * static_cast<int>(sizeof(typename G::T)) + 4 * (Pointwise<G>::kBackwardWords + bands);
 }
 
-// As pointwise_backward_kernel; d and z are computed again, so z is not read. Grid: groups x jobs, as above.
-template <typename G, bool kReduce>
-__global__ void __launch_bounds__(kThreads, sizeof(typename G::T) == 2 && G::C == 16 ? 3 : 2) tile_pointwise_backward_kernel(Plan<typename G::T> p, Jobs jobs) {
+template <typename G, Results kFrom>
+constexpr int pointwise_backward_blocks() {  // a multiprocessor; three where 80 registers a thread are enough
+    const int most = G::C == 16 && !(G::kFloat && kFrom == Results::kComputed) ? 3 : 2;
+    return blocks_of(pointwise_backward_shared_bytes<G, kFrom>(), most);
+}
+
+// As pointwise_backward_kernel; z is computed again, so it is not read. Grid: groups x jobs; kReduce: groups x 2 * jobs.
+template <typename G, Results kFrom>
+__global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>()) tile_pointwise_backward_kernel(Plan<typename G::T> p, Jobs jobs) {
     wait_for_previous();
     using T = typename G::T;
-    using Weights = typename WeightsOf<T>::Type;
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float coefficients[3][G::C];
-    T* planes = reinterpret_cast<T*>(shared);
-    T* d = planes + G::kPlanes;
-    T* dz = d + G::C * G::DP;
-    constexpr int kHalves = kReduce ? 2 : 1, M = G::MT / kHalves, kShare = G::P * M / kWarps;
-    const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves, first = half_matrix * (G::C / 2);
+    constexpr bool kReduce = kFrom == Results::kReduce, kKept = kFrom == Results::kKept;
+    T* d = reinterpret_cast<T*>(shared);
+    T* dz = d + G::kMatrix;
+    T* planes = dz;
+    unsigned* staged = reinterpret_cast<unsigned*>(dz + gradient_elements<G, kFrom>());
+    unsigned* bands = staged + Pointwise<G>::kBackwardWords;
+    constexpr int kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM, kOut = G::MT / G::kWarpsM;
+    const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves, first = half_matrix * kBlocks * 16;
     const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const Weights f(p);
-    unsigned* staged = reinterpret_cast<unsigned*>(dz + G::C * G::DP);
-    const unsigned* weights = Staged<G>::stage(staged, f.pointwise + Weights::matrix(p, edge, conv));
-    const unsigned* transposed = Staged<G>::stage(staged + Staged<G>::kWords, f.transposed + Weights::matrix(p, edge, conv));
-    const typename WeightsOf<T>::template Depthwiser<G> depthwise(p, f, edge, conv, staged + 2 * Staged<G>::kWords);
+    Pointwise<G>::template ask<true>(p, edge, conv, staged);
+    const Pointwise<G> weights(staged);
+    const Depthwiser<G> depthwise(p, edge, kKept ? int{kFr} : conv, bands);
     const ConvInput<T> in(p, edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
     T* dd = kReduce ? p.dd_fr + (std::int64_t{p.reduced_index(edge)} * 2 + half_matrix) * p.size() : p.dd_of(edge, conv);
     const std::int64_t plane = p.plane();
     const typename NormGradient<T>::Source source(p, edge, conv, op_of(conv), threadIdx.x % G::C);
-    clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
-    // dpw: a warp has 16 rows and all columns, over kShare of the tile's pixels
-    const int block_row = warp % M, from = warp / M * kShare;
+    // This warp's blocks of rows: of dz, counted from the half's first, and of dd. Its share of dpw: 16 rows and all columns, over
+    // kShare of the tile's pixels.
+    constexpr int kShare = G::P * kBlocks / kWarps;
+    const int block_row = G::first_block(warp, kBlocks), out_row = G::first_block(warp, G::MT);
+    const int share_row = warp % kBlocks * 16, from = warp / kBlocks * kShare;
     float dpw[2 * G::MT][4] = {};
     const int tiles = G::tiles(p.n, p.oh);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -248,62 +265,62 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename G::T) == 2 && G::C =
         G::place(tile, warp, p.oh, n, at);
         const std::int64_t image = std::int64_t{n} * G::C * plane + at;
         const bool inside = n < p.n;
-        depthwise_tile<G>(p, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+        if (tile != static_cast<int>(blockIdx.x)) __syncthreads();  // the tile before is done with
+        const auto ask_upstream = [&] {  // row c of dz is channel first + c
+            each_word<G, kBlocks * 16, true>(p, tile, [&](int to, std::int64_t from, bool there) {
+                copy_async(dz + to, u + first * plane + (there ? from : 0), there);
+            });
+        };
+        if (kKept) {
+            each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, dd + (there ? from : 0), there); });
+            ask_upstream();
+            copies_arrived();
+        } else {
+            clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
+            depthwise_tile<G, false>(p, depthwise, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
+        }
         if (tile == static_cast<int>(blockIdx.x) && threadIdx.x < G::C) {
             const NormGradient<T> norm(p, source);
             coefficients[0][threadIdx.x] = norm.ca;
             coefficients[1][threadIdx.x] = norm.cb;
             coefficients[2][threadIdx.x] = norm.cc;
         }
-        Upstream<G, M> upstream;
-        if (inside) upstream.load(u + image + first * plane, plane);
         __syncthreads();
+        if (!kKept) ask_upstream();
         {
             float acc[M][G::NW][4];
-            pointwise_product<G, M, G::MT>(weights, half_matrix * M, 0, d, acc);
-#pragma unroll
-            for (int mt = 0; mt < M; ++mt) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const int local = mt * 16 + half * 8 + lane / 4, co = first + local;
-                    const float ca = coefficients[0][co], cb = coefficients[1][co], cc = coefficients[2][co];
-                    T* out = dz + local * G::DP + warp * (G::P / kWarps) + lane % 4 * 2;
-#pragma unroll
-                    for (int nt = 0; nt < G::NW; ++nt) {
-                        float2 v = make_float2(0, 0);
-                        if (inside) {
-                            const float2 up = upstream(mt, half, nt);
-                            v.x = ca * up.x + cb * acc[mt][nt][2 * half] + cc;
-                            v.y = ca * up.y + cb * acc[mt][nt][2 * half + 1] + cc;
-                        }
-                        store2(out + nt * 8, v.x, v.y);
-                    }
-                }
+            weights.template product<M, G::MT>(half_matrix * kBlocks + block_row, 0, d, acc);
+            if (!kKept) {
+                copies_arrived();
+                __syncthreads();
             }
+            combine<G, M>(dz, block_row * 16, inside, acc, [&](int row, float up, float z) {
+                return coefficients[0][first + row] * up + coefficients[1][first + row] * z + coefficients[2][first + row];
+            });
         }
         __syncthreads();
         {
-            float acc[G::MT][G::NW][4];
-            pointwise_product<G, G::MT, M>(transposed, 0, half_matrix * M, dz, acc);
-            if (inside) store_tile<G, G::MT>(acc, dd + image, plane);
+            float acc[kOut][G::NW][4];
+            weights.template transposed_product<kOut, kBlocks>(out_row, half_matrix * kBlocks, dz, acc);
+            if (inside) store_tile<G, kOut>(acc, dd + image + out_row * 16 * plane, plane);
         }
-        outer_product<G, kShare>(dz + block_row * 16 * G::DP + from, d + from, dpw);
+        outer_product<G, kShare>(dz, share_row, d, from, dpw);
     }
     __syncthreads();
-    float* shares = reinterpret_cast<float*>(shared);  // [kWarps / M][16 * M][c]
-    static_assert(kWarps * 16 * G::C * 4 <= pointwise_backward_shared_bytes<G>(), "the warps' shares reuse the tile");
+    float* shares = reinterpret_cast<float*>(shared);  // [kWarps / kBlocks][16 * kBlocks][c]
+    static_assert(kWarps * 16 * G::C * 4 <= pointwise_backward_shared_bytes<G, kFrom>(), "the warps' shares reuse the tile");
 #pragma unroll
     for (int nt = 0; nt < 2 * G::MT; ++nt) {
-        float* out = shares + (warp / M * 16 * M + block_row * 16 + lane / 4) * G::C + nt * 8 + lane % 4 * 2;
+        float* out = shares + (warp / kBlocks * 16 * kBlocks + share_row + lane / 4) * G::C + nt * 8 + lane % 4 * 2;
         *reinterpret_cast<float2*>(out) = make_float2(dpw[nt][0], dpw[nt][1]);
         *reinterpret_cast<float2*>(out + 8 * G::C) = make_float2(dpw[nt][2], dpw[nt][3]);
     }
     __syncthreads();
     const int slot = kReduce ? p.edges * kConvs + p.reduced_index(edge) : edge * kConvs + conv;
     float* out = p.dpw_partial + (std::int64_t{slot} * gridDim.x + blockIdx.x) * (G::C * G::C) + first * G::C;
-    for (int i = threadIdx.x; i < 16 * M * G::C; i += kThreads) {
+    for (int i = threadIdx.x; i < 16 * kBlocks * G::C; i += kThreads) {
         float sum = 0;
-        for (int w = 0; w < kWarps / M; ++w) sum += shares[w * 16 * M * G::C + i];
+        for (int w = 0; w < kWarps / kBlocks; ++w) sum += shares[w * 16 * kBlocks * G::C + i];
         out[i] = sum;
     }
 }

@@ -1,4 +1,4 @@
-// What the launchers of both types have in common.
+// The launchers of the tuned kernels, as far as both types have them in common.
 #pragma once
 
 #include "mixed_cell/launch.cuh"
@@ -20,43 +20,66 @@ bool with_geometry(const Plan<T>& p, bool strided, F f) {
 }
 
 template <typename T>
-bool tiles_cover(const Plan<T>& p, bool strided) {
-    for (const void* pointer : {static_cast<const void*>(p.s[0]), static_cast<const void*>(p.s[1]), static_cast<const void*>(p.y), static_cast<const void*>(p.dw)})
+bool Tuned<T>::covers(const P& p, bool strided) {
+    for (const void* pointer : {static_cast<const void*>(p.s[0]), static_cast<const void*>(p.s[1]), static_cast<const void*>(p.y), static_cast<const void*>(p.dw),
+                                static_cast<const void*>(p.pw), static_cast<const void*>(p.fr)})
         if (reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0) return false;  // loads are 16 bytes wide
     return with_geometry(p, strided, [](auto) {});
 }
 
+// Whether jobs are pairs of a 5 x 5 and a 3 x 3 convolution that read the same state with the same dilation.
+inline bool are_pairs(const Jobs& jobs) {
+    for (int k = 0; k < jobs.count; k += 2) {
+        const int larger = jobs.kind[k];
+        if (larger != kSep5First && larger != kDil5) return false;
+        if (k + 1 == jobs.count || jobs.edge[k + 1] != jobs.edge[k] || jobs.kind[k + 1] != (larger == kDil5 ? kDil3 : kSep3First)) return false;
+    }
+    return true;
+}
+
 template <typename T>
-Status launch_convolve(const Plan<T>& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
+Status Tuned<T>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
         *tiles = G::tiles(p.n, p.oh);
-        constexpr int kBytes = conv_shared_bytes<G>();
+        const auto run = [&](auto kernel, int bytes, int blocks) {
+            status = launch(kernel, dim3(*tiles, blocks + kPassBlocks * passes.count), kThreads, bytes, lane, p, jobs, passes, what);
+        };
         if constexpr (G::S == 2) {
             if (jobs.kind[0] == kFr) {
-                status = launch(tile_conv_kernel<G, true>, dim3(*tiles, 2 * jobs.count + kPassBlocks * passes.count), kThreads, kBytes, lane, p, jobs, passes, what);
+                run(tile_conv_kernel<G, Convolve::kReduce>, conv_shared_bytes<G, Convolve::kReduce>(), 2 * jobs.count);
                 return;
             }
         }
-        status = launch(tile_conv_kernel<G, false>, dim3(*tiles, jobs.count + kPassBlocks * passes.count), kThreads, kBytes, lane, p, jobs, passes, what);
+        if constexpr (takes_pairs<G>()) {
+            if (are_pairs(jobs)) {
+                run(tile_conv_kernel<G, Convolve::kPair>, conv_shared_bytes<G, Convolve::kPair>(), jobs.count / 2);
+                return;
+            }
+        }
+        run(tile_conv_kernel<G, Convolve::kOne>, conv_shared_bytes<G, Convolve::kOne>(), jobs.count);
     });
     return status;
 }
 
 template <typename T>
-Status launch_pointwise_backward(const Plan<T>& p, const Jobs& jobs, bool strided, Lane& lane) {
+Status Tuned<T>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
-        constexpr int kBytes = pointwise_backward_shared_bytes<G>();
+        const auto run = [&](auto kernel, int bytes, int halves) {
+            status = launch(kernel, dim3(p.pw_groups(), halves * jobs.count), kThreads, bytes, lane, p, jobs);
+        };
         if constexpr (G::S == 2) {
             if (jobs.kind[0] == kFr) {
-                status = launch(tile_pointwise_backward_kernel<G, true>, dim3(p.pw_groups(), 2 * jobs.count), kThreads, kBytes, lane, p, jobs);
+                run(tile_pointwise_backward_kernel<G, Results::kReduce>, pointwise_backward_shared_bytes<G, Results::kReduce>(), 2);
                 return;
             }
         }
-        status = launch(tile_pointwise_backward_kernel<G, false>, dim3(p.pw_groups(), jobs.count), kThreads, kBytes, lane, p, jobs);
+        using K = Geometry<T, G::C, G::OW, 1>;  // kept results have lost their stride
+        if (op_of(jobs.kind[0]) >= 0) run(tile_pointwise_backward_kernel<K, Results::kKept>, pointwise_backward_shared_bytes<K, Results::kKept>(), 1);
+        else run(tile_pointwise_backward_kernel<G, Results::kComputed>, pointwise_backward_shared_bytes<G, Results::kComputed>(), 1);
     });
     return status;
 }

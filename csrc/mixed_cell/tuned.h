@@ -1,27 +1,17 @@
 // Tuned kernels for the shapes of the DARTS search network. Each launcher says through `covers` whether it takes a shape; the
-// stages fall back to the general kernels where it does not.
+// stages fall back to the general kernels where it does not. Defined in tile_launch.cuh, and what bfloat16 and float32 do in their
+// own way in the .cu file of each.
 #pragma once
 
 #include "mixed_cell/launch.cuh"
 
 namespace hwnas::mixed_cell::cuda {
 
-template <typename T>
-struct Tuned {  // no tuned kernels
-    static bool covers(const Plan<T>&, bool) { return false; }
-    static std::int64_t fragment_bytes(const Plan<T>&) { return 0; }
-    static Status prepare(const Plan<T>&, bool, Lane&) { return {}; }
-    static Status convolve(const Plan<T>&, const Jobs&, const Jobs&, ConvSums, bool, Lane&, int*) { return {}; }
-    static Status pointwise_backward(const Plan<T>&, const Jobs&, bool, Lane&) { return {}; }
-    static Status depthwise_state_backward(const Plan<T>&, const Jobs&, const Jobs&, bool, Lane&) { return {}; }
-    static Status depthwise_second_backward(const Plan<T>&, const Jobs&, Lane&, int*) { return {}; }
-};
-
 // `strided`: whether the jobs' convolutions have stride 2 (all of a launch have, or none). `tiles`: how many per-block sums a
 // job and channel wrote.
-template <>
-struct Tuned<__nv_bfloat16> {
-    using P = Plan<__nv_bfloat16>;
+template <typename T>
+struct Tuned {
+    using P = Plan<T>;
     static bool covers(const P& p, bool strided);
     static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
     static Status prepare(const P& p, bool with_backward, Lane& lane);
@@ -33,16 +23,15 @@ struct Tuned<__nv_bfloat16> {
 };
 
 template <>
-struct Tuned<float> {
-    using P = Plan<float>;
-    static bool covers(const P& p, bool strided);
-    static std::int64_t fragment_bytes(const P& p);  // of Plan::fragments
-    static Status prepare(const P& p, bool with_backward, Lane& lane);
-    static Status convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles);
-    static Status pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane);
-    // `convs`: jobs (edge, conv) of all convolutions that read a state; `edges`: each edge once.
-    static Status depthwise_state_backward(const P& p, const Jobs& convs, const Jobs& edges, bool strided, Lane& lane);
-    static Status depthwise_second_backward(const P& p, const Jobs& jobs, Lane& lane, int* tiles);
+struct Tuned<double> {  // none
+    using P = Plan<double>;
+    static bool covers(const P&, bool) { return false; }
+    static std::int64_t fragment_bytes(const P&) { return 0; }
+    static Status prepare(const P&, bool, Lane&) { return {}; }
+    static Status convolve(const P&, const Jobs&, const Jobs&, ConvSums, bool, Lane&, int*) { return {}; }
+    static Status pointwise_backward(const P&, const Jobs&, bool, Lane&) { return {}; }
+    static Status depthwise_state_backward(const P&, const Jobs&, const Jobs&, bool, Lane&) { return {}; }
+    static Status depthwise_second_backward(const P&, const Jobs&, Lane&, int*) { return {}; }
 };
 
 }  // namespace hwnas::mixed_cell::cuda

@@ -18,10 +18,15 @@ GENERAL = [
     (2, 4, 6, 5, 2, False), (1, 6, 7, 9, 2, True), (3, 7, 5, 8, 4, False), (1, 2, 1, 1, 1, False),
     (2, 36, 7, 7, 3, True),
     (2, 8, 40, 8, 1, False), (2, 3, 4, 4, 8, False),
+    # planes of whole vectors that the elementwise kernels take and the convolutions' tiles do not
+    (3, 5, 4, 8, 2, False), (2, 6, 8, 8, 3, False), (1, 4, 1, 8, 1, False), (2, 4, 24, 32, 2, False),
+    (3, 6, 4, 16, 2, True), (1, 4, 16, 16, 2, True),
 ]  # fmt: skip
 TUNED = [
     (2, 16, 32, 32, 2, False), (3, 32, 16, 16, 2, False), (3, 64, 8, 8, 4, False), (2, 32, 32, 32, 1, True),
     (3, 64, 16, 16, 2, True), (1, 64, 8, 8, 5, False),
+    # a tile's channels at other sizes: too wide, strips of 16 rows
+    (1, 16, 64, 64, 2, True), (1, 32, 32, 16, 2, False),
 ]  # fmt: skip
 NAMES = ("y", "ds0", "ds1", "dgates", "ddw", "dpw", "dfr")
 
@@ -102,6 +107,33 @@ def test_other_layouts_and_unaligned_memory():
     assert torch.equal(mixed_cell(*last, 2, False), wanted)
     shifted = torch.empty(tensors[0].numel() + 1, device="cuda")[1:].view_as(tensors[0]).copy_(tensors[0])
     assert relative(mixed_cell(shifted, *tensors[1:], 2, False), wanted.double()) < 1e-6
+
+
+def off_by_one(t: Tensor) -> Tensor:
+    """A copy that begins one element beyond the memory's alignment."""
+    return torch.empty(t.numel() + 1, dtype=t.dtype, device=t.device)[1:].view_as(t).copy_(t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 16, 32, 32, 2, False), (2, 64, 16, 16, 2, True)], ids=str)
+@pytest.mark.parametrize("unaligned", [("gates", "dw", "pw", "fr"), ("dy",)], ids="-".join)
+def test_unaligned_weights_and_upstream_gradient(unaligned, shape, dtype):
+    nodes, reduction = shape[4:]
+    tensors = on_gpu(shape, dtype)
+
+    def outcome(function, tensors: list[Tensor], move) -> list[Tensor]:
+        names = ("s0", "s1", "gates", "dw", "pw", "fr")
+        leaves = [move(name, t).requires_grad_() for name, t in zip(names, tensors, strict=True)]
+        y = function(*leaves, nodes, reduction)
+        dy = move("dy", torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y))
+        return [y.detach(), *torch.autograd.grad(y, leaves, dy, allow_unused=True, materialize_grads=True)]
+
+    wanted = outcome(mixed_cell_reference, [t.double() for t in tensors], lambda _, t: t.detach())
+    plain = outcome(mixed_cell_reference, tensors, lambda _, t: t.detach())
+    found = outcome(mixed_cell, tensors, lambda name, t: off_by_one(t) if name in unaligned else t.detach())
+    for name, a, b, p in zip(NAMES, found, wanted, plain, strict=True):
+        allowed = 1e-4 if dtype == torch.float32 else 2 * relative(p, b) + 1e-3
+        assert relative(a, b) <= max(allowed, relative(p, b)), name
 
 
 def test_compiles_and_passes_opcheck():

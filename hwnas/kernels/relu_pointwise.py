@@ -1,0 +1,104 @@
+"""ReLU and a 1 x 1 convolution without bias: what brings the inputs of a DARTS cell to its width, before their batch norm.
+
+Shapes: `x` is [N, C, H, W] in float32 or bfloat16 for the CUDA kernel, `weight` [C', C] in float32; the result is
+[N, C', H, W] in x's type, contiguous. The kernel covers C in whole 16s up to 256, C' of 16, 32 or 64, and pixels in whole 64s
+(128s up to C' of 32); everything else takes the reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hwnas import _native
+
+_TYPES = {torch.float32: 0, torch.bfloat16: 2}
+Sizes = tuple[int, int, int, int, int]
+
+
+def relu_pointwise_reference(x: Tensor, weight: Tensor) -> Tensor:
+    """The definition, in plain PyTorch, with the same signature."""
+    return F.conv2d(F.relu(x), weight.to(x.dtype)[:, :, None, None])
+
+
+def relu_pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """The native kernel where it covers the input's device, dtype and shape, else the reference."""
+    if _covers(x, weight):
+        z: Tensor = _forward_op(x, weight)
+        return z
+    return relu_pointwise_reference(x, weight)
+
+
+def _covers(x: Tensor, weight: Tensor) -> bool:
+    if x.device.type != "cuda" or not _native.with_cuda or x.dtype not in _TYPES or x.dim() != 4 or weight.dim() != 2:
+        return False
+    if weight.dtype != torch.float32 or weight.device != x.device or weight.shape[1] != x.shape[1]:
+        return False
+    covered: bool = _native_covers(_sizes(x, weight), x.device)
+    return covered
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _native_covers(sizes: Sizes, device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        covered: bool = _native.relu_pointwise.covers(sizes)
+    return covered
+
+
+def _sizes(x: Tensor, weight: Tensor) -> Sizes:
+    return x.shape[0], x.shape[1], weight.shape[0], x.shape[2] * x.shape[3], _TYPES[x.dtype]
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """Contiguous and on 16 bytes, as the kernel reads it; copies only what is not."""
+    t = t.contiguous()
+    return t if t.data_ptr() % 16 == 0 else t.clone()
+
+
+@torch.library.custom_op("hwnas::relu_pointwise", mutates_args=(), device_types="cuda")
+def _forward_op(x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = _aligned(x), _aligned(weight)
+    z = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+    with torch.cuda.device(x.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        _native.relu_pointwise.forward_cuda(_sizes(x, weight), x.data_ptr(), weight.data_ptr(), z.data_ptr(), stream)
+    return z
+
+
+@_forward_op.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+
+
+@torch.library.custom_op("hwnas::relu_pointwise_backward", mutates_args=(), device_types="cuda")
+def _backward_op(dz: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    dz, x, weight = _aligned(dz), _aligned(x), _aligned(weight)
+    sizes = _sizes(x, weight)
+    dx, dw = torch.empty_like(x), torch.empty_like(weight)
+    scratch = torch.empty(_native.relu_pointwise.scratch_bytes(sizes), dtype=torch.uint8, device=x.device)
+    with torch.cuda.device(x.device):
+        addresses = [t.data_ptr() for t in (dz, x, weight, dx, dw, scratch)]
+        _native.relu_pointwise.backward_cuda(sizes, *addresses, torch.cuda.current_stream().cuda_stream)
+    return dx, dw
+
+
+@_backward_op.register_fake
+def _(dz: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dw = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, weight))
+    return dx, dw
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, dz: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if dz is None else _backward_op(dz, *ctx.saved_tensors)
+
+
+_forward_op.register_autograd(_differentiate, setup_context=_save)
