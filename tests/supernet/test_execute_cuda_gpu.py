@@ -65,5 +65,6 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
         before = torch.cuda.memory_allocated()
         alone = CudaExecution(program.part([0]), Views(weights), device)
         alone.recalibrate(batches, alone.memory(40))
-        assert torch.cuda.max_memory_allocated() - before <= 1.1 * alone.memory(40) + (1 << 20)  # tables and copies of the images
+        spare = 1 << 20  # tables and copies of the images
+        assert torch.cuda.max_memory_allocated() - before <= 1.1 * alone.memory(40) + spare
         assert error(alone.logits(images, alone.memory(40)), [0]) < 1e-5
