@@ -68,4 +68,13 @@ Status run(const Program& program, const std::uint8_t* wanted, Images images, fl
 // Statistics of one batch. The same bits for any number of threads.
 Status calibrate(const Program& program, const Norms& norms, Images images, const Memory& memory, int threads);
 
+// A weight [o, c / groups, h, w] anywhere in memory, strides in elements.
+struct Weight {
+    const float* at;
+    std::int64_t o, c, h, w, groups, stride_o, stride_c, stride_h, stride_w;
+};
+
+// Writes [padded(o) / 16][h * w * c][16]: as a dense convolution of c channels reads it, with zeros where a group does not look.
+void pack(const Weight& weight, float* to);
+
 }  // namespace hwnas::candidate_program

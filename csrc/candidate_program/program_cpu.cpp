@@ -182,4 +182,16 @@ Status calibrate(const Program& p, const Norms& norms, Images images, const Memo
     return {};
 }
 
+void pack(const Weight& weight, float* to) {
+    const std::int64_t own = weight.c / weight.groups, outputs = weight.o / weight.groups;
+    for (std::int64_t block = 0; block < weight.o; block += kBlock)
+        for (std::int64_t y = 0; y < weight.h; ++y)
+            for (std::int64_t x = 0; x < weight.w; ++x)
+                for (std::int64_t c = 0; c < weight.c; ++c, to += kBlock) {
+                    const float* const from = weight.at + c % own * weight.stride_c + y * weight.stride_h + x * weight.stride_w;
+                    for (std::int64_t o = block; o < block + kBlock; ++o)
+                        to[o - block] = o < weight.o && o / outputs == c / own ? from[o * weight.stride_o] : 0.0f;
+                }
+}
+
 }  // namespace hwnas::candidate_program

@@ -15,18 +15,18 @@ on the number of images or networks. `calibrate` takes a batch through node afte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hwnas import _native
 from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.tensor import TensorSpec
-from hwnas.kernels.candidate_plan import BLOCK, NONE, Placed, Plan, in_memory, is_depthwise, padded, plan
+from hwnas.kernels.candidate_plan import NONE, Placed, Plan, in_memory, is_depthwise, padded, plan
 from hwnas.kernels.memory import uninitialised_bytes
 
 
@@ -52,7 +52,7 @@ class CandidateProgram:
         if len(shapes) != 1 or next(iter(shapes))[1:] != (1, 1):
             raise UserError("a candidate program has outputs of one shape, a number for each class", got=sorted(shapes))
         self._classes = next(iter(shapes))[0]
-        weights, self._norms = WeightPool(), _Norms()
+        weights, self._norms = _Weights(), _Norms()
         placed = []
         for index, node in enumerate(nodes):
             x = specs[node.inputs[0]]
@@ -131,42 +131,74 @@ class CandidateProgram:
         return images.detach().permute(0, 2, 3, 1).contiguous()
 
 
-class WeightPool:
+class _Packed(NamedTuple):
+    """A weight [o, c / groups, h, w] on its way to [o / 16][h * w * c][16], with zeros where a group does not look."""
+
+    at: int
+    weight: Tensor
+    groups: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        o, c, h, w = self.weight.shape
+        return o, c * self.groups, h, w
+
+    @property
+    def size(self) -> int:
+        o, *rest = self.shape
+        return padded(o) * math.prod(rest)
+
+    def write(self, to: Tensor) -> None:
+        weight, place = self.weight, to.data_ptr() + 4 * self.at
+        _native.candidate_program.pack(weight.data_ptr(), self.shape, self.groups, weight.stride(), place)
+
+
+def _vector(weight: Tensor) -> Tensor:
+    return weight[:, None, None, None]
+
+
+def _on_host(weight: Tensor) -> Tensor:
+    return weight.detach().float().cpu()
+
+
+class _Weights:
     """Packed weights, each once however many nodes use it, in one block of memory."""
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []
+        self._parts: list[_Packed] = []
         self._known: dict[tuple[object, ...], int] = {}
         self._size = 0
 
     def add(self, prim: prims.Prim, weights: Mapping[str, Tensor], x: TensorSpec) -> tuple[int, int]:
         """Where a prim's weight and bias stand."""
-        bias = self._once(weights["bias"], _pack_vector) if "bias" in weights else NONE
+        bias = self._once(weights["bias"], _vector) if "bias" in weights else NONE
         match prim:
-            case prims.Conv() if is_depthwise(prim, x.channels):
-                return self._once(weights["weight"], _pack_depthwise), bias
-            case prims.Conv():
-                return self._once(weights["weight"], _pack_dense, prim.groups), bias
+            case prims.Conv():  # a kernel for each channel is packed as a convolution of one channel
+                return self._once(weights["weight"], Tensor.detach, 1 if is_depthwise(prim, x.channels) else prim.groups), bias
             case prims.Linear():
-                return self._once(weights["weight"], _pack_linear, x), bias
+                return self._once(weights["weight"], lambda w: w.unflatten(1, x.dims), how=x.dims), bias  # type: ignore[no-untyped-call]
             case prims.Shift():
-                return self._append(_pack_vector(torch.ones(x.channels))), bias
+                return self._append(torch.ones(x.channels, 1, 1, 1), 1), bias
             case _:
                 return NONE, NONE
 
     def tensor(self) -> Tensor:
-        return torch.cat([torch.zeros(0), *self._parts])
+        packed = torch.empty(self._size)
+        for part in self._parts:
+            part.write(packed)
+        return packed
 
-    def _once(self, weight: Tensor, pack: Callable[..., Tensor], *how: Hashable) -> int:
-        key = weight.data_ptr(), weight.shape, weight.stride(), pack, *how
+    def _once(self, weight: Tensor, view: Callable[[Tensor], Tensor], groups: int = 1, how: Hashable = None) -> int:
+        key = weight.data_ptr(), weight.shape, weight.stride(), groups, how
         if key not in self._known:
-            self._known[key] = self._append(pack(weight.detach().float().cpu(), *how))
+            self._known[key] = self._append(view(_on_host(weight)), groups)
         return self._known[key]
 
-    def _append(self, packed: Tensor) -> int:
-        self._parts.append(packed.reshape(-1))
-        self._size += packed.numel()
-        return self._size - packed.numel()
+    def _append(self, weight: Tensor, groups: int) -> int:
+        part = _Packed(self._size, weight, groups)
+        self._parts.append(part)
+        self._size += part.size
+        return part.at
 
 
 class _Norms:
@@ -175,23 +207,27 @@ class _Norms:
     def __init__(self) -> None:
         self.places: dict[int, tuple[int, int]] = {}  # node -> first channel, channels
         self.channels = 0
-        self._parts: list[tuple[Tensor, ...]] = []
+        self._nodes: list[tuple[int, int, float, Mapping[str, Tensor]]] = []
 
     def add(self, node: int, prim: prims.BatchNorm, weights: Mapping[str, Tensor], channels: int) -> int:
         at = self.channels
         self.places[node] = at, channels
         self.channels += padded(channels)
-        ones, zeros = torch.ones(channels), torch.zeros(channels)
-        defaults = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones}
-        values = (weights.get(name, default).detach().float().cpu() for name, default in defaults.items())
-        self._parts.append((*map(_pack_vector, values), torch.full((padded(channels),), prim.eps)))
+        self._nodes.append((at, self.channels, prim.eps, weights))
         return at
 
     def finish(self) -> None:
-        columns = [torch.cat([torch.zeros(0), *parts]) for parts in zip(*self._parts, strict=True)] or [torch.zeros(0)] * 5
-        weight, bias, mean, variance, self.eps = columns
-        self.weight_bias = torch.stack([weight, bias])
-        self.set(torch.stack([mean, variance]).double())
+        weight, bias, mean, variance, self.eps = columns = torch.zeros(5, self.channels)
+        names = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}
+        weight.fill_(1.0)
+        variance.fill_(1.0)
+        for at, end, eps, weights in self._nodes:
+            self.eps.numpy()[at:end] = eps
+            for name, column in names.items():
+                if name in weights:
+                    _Packed(at, _vector(_on_host(weights[name]))).write(column)
+        self.weight_bias = columns[:2]
+        self.set(columns[2:4].double())
 
     def set(self, statistics: Tensor) -> None:
         """[mean, variance][channels] in float64, and the scales and shifts that follow from them."""
@@ -208,35 +244,3 @@ def _memory(p: Plan, batch: int, threads: int) -> list[Tensor]:
     """For the batch, and for the threads."""
     floats = batch * p.batch_floats, threads * p.local_floats, threads * p.scratch_floats
     return [uninitialised_bytes(4 * count, torch.device("cpu")) for count in floats]
-
-
-def _pack_vector(weight: Tensor) -> Tensor:
-    return F.pad(weight, (0, padded(len(weight)) - len(weight)))
-
-
-def _pack_dense(weight: Tensor, groups: int) -> Tensor:
-    """[o, c / groups, kh, kw] -> [o / 16][kh * kw * c][16]; a grouped convolution is a dense one with zeros."""
-    if groups > 1:
-        dense = weight.new_zeros(groups, len(weight) // groups, groups, *weight.shape[1:])
-        own = torch.arange(groups)
-        dense[own, :, own] = weight.reshape(groups, -1, *weight.shape[1:])
-        weight = dense.flatten(0, 1).flatten(1, 2)
-    o, c, kh, kw = weight.shape
-    rows = F.pad(weight.permute(2, 3, 1, 0).reshape(kh * kw * c, o), (0, padded(o) - o))
-    return rows.reshape(kh * kw * c, -1, BLOCK).transpose(0, 1).contiguous()
-
-
-def _pack_linear(weight: Tensor, image: TensorSpec) -> Tensor:
-    """[o, c * h * w], a convolution as large as the image that was flattened."""
-    return _pack_dense(weight.reshape(len(weight), *image.dims), 1)
-
-
-def _pack_depthwise(weight: Tensor) -> Tensor:
-    """[c, 1, kh, kw] -> [c / 16][kh * kw][16]."""
-    c = len(weight)
-    return (
-        F.pad(weight.reshape(c, -1), (0, 0, 0, padded(c) - c))
-        .reshape(-1, BLOCK, weight[0].numel())
-        .transpose(1, 2)
-        .contiguous()
-    )
