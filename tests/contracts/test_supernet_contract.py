@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import build_space, space_arguments
 
+from hwnas.data import SearchData, Split
 from hwnas.errors import UserError
 from hwnas.ir.arch import Node
 from hwnas.ir.op import Op, PlacedOp
@@ -31,6 +32,7 @@ from hwnas.placements import placements
 from hwnas.plugins import known
 from hwnas.space import Choice, Genotype, Slot, Space
 from hwnas.supernet.derive import derive
+from hwnas.supernet.evaluate import evaluate, evaluate_many, recalibrate
 from hwnas.supernet.supernet import Supernet
 
 CASES = [(name, arguments) for name in known("hwnas.spaces") for arguments in space_arguments(name)]
@@ -137,6 +139,21 @@ def test_one_path_is_the_derived_network_is_onnx_runtime(space, supernet):
         assert float(path.abs().max()) > 0
         assert close(derived, path, 1e-4)
         assert close(runtime, path, 1e-4)
+
+
+def test_many_paths_merged_are_the_derived_networks_recalibrated_and_evaluated(space, supernet):
+    paths, rng = genotypes(space, 6, seed=5), np.random.default_rng(5)
+    classes = simplify(space.decode(paths[0])).specs[space.output].elements
+    parts = (images(space, count, seed).numpy() for seed, count in ((6, 24), (7, 17)))
+    data = SearchData(*(Split(x, rng.integers(0, classes, len(x))) for x in parts))
+    found = evaluate_many(supernet, [simplify(space.decode(g)) for g in paths], data, batch_size=8, batches=3, seed=1)
+    for genotype, merged in zip(paths, found, strict=True):
+        network = to_torch(simplify(space.decode(genotype)), derive(supernet, genotype))
+        recalibrate(network, data.train, batch_size=8, batches=3, seed=1)
+        alone = evaluate(network, data.validation)
+        assert merged.loss == pytest.approx(alone.loss, rel=1e-5)
+        assert (merged.accuracy, merged.images) == (alone.accuracy, 17)
+        assert merged.macro_f1 == pytest.approx(alone.macro_f1)
 
 
 def test_one_path_trains_as_the_derived_network_does(space):
