@@ -11,15 +11,12 @@ share of the validation images that candidates did not look at.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.supernet_step import device_name
+from benchmarks.output import Output, add_save, device_name
 from hwnas.data import load_data
 from hwnas.ir.simplify import simplify
 from hwnas.spaces import make_space
@@ -67,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--save", action="store_true", help="append to benchmarks/results with device and date")
+    add_save(parser)
     args = parser.parse_args()
     right = answers(256, args.epochs)
-    stamp = {"device": device_name("cpu"), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    out = Output("candidate_race", args.save, device=device_name("cpu"), torch=torch.__version__)
     for error in (0.01, 0.05, 0.2):
         lost, looked = 0, 0
         for seed in range(args.seeds):
@@ -83,14 +80,10 @@ def main() -> None:
         saved = 1 - looked / (args.seeds * BATCH * right.shape[1])
         for metric, value, baseline in (("winner_lost", lost / args.seeds, error), ("saved", saved, None)):
             row = {
-                "benchmark": "candidate_race", "case": case, "metric": metric, "value": round(float(value), 4), "unit": "share",
+                "case": case, "metric": metric, "value": round(float(value), 4), "unit": "share",
                 "baseline": "stated" if baseline else "", "baseline_value": baseline, "ratio": None, "spread": 0.0,
             }  # fmt: skip
-            line = json.dumps(row | stamp)
-            print(line, flush=True)
-            if args.save:
-                with (Path(__file__).parent / "results" / "candidate_race.jsonl").open("a") as file:
-                    file.write(line + "\n")
+            out.write(row)
 
 
 if __name__ == "__main__":
