@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.output import Output, add_save
 from benchmarks.peers import PEERS, ExhaustedError, Queries
+from hwnas.latency.processor import processor
 from hwnas.search.budget import LATENCY, Budget
 from hwnas.search.pareto import hypervolume
 from hwnas.search.strategy import make_strategy
@@ -77,7 +78,7 @@ def main() -> None:
                 found[side].append(share(table, device, args.metric, side, args.queries, 1009 * seed + number))
     baseline = next(s for s in ("pymoo-nsga2", *args.strategies) if s in args.strategies)
     missing = {side: statistics.fmean(1 - value for value, _ in values) for side, values in found.items()}
-    out = Output("search_hypervolume", args.save)
+    out = Output("search_hypervolume", args.save, device=processor())
     for side, values in sorted(found.items(), key=lambda item: missing[item[0]]):
         row = {
             "case": f"{Path(args.accuracy).stem} {args.metric} {args.queries} queries {side}", "metric": "missing_hypervolume",

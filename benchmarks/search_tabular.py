@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.output import Output, add_save
 from benchmarks.peers import PEERS, ExhaustedError, Queries
+from hwnas.latency.processor import processor
 from hwnas.plugins import known
 from hwnas.search.budget import LATENCY, Budget
 from hwnas.search.strategy import make_strategy
@@ -143,6 +144,8 @@ def main() -> None:
     args = parser.parse_args()
     threadpool_limits(1)  # one core a search
     args.queries.sort()
+    if args.batch < 1:
+        parser.error(f"--batch is at least 1; got {args.batch}")
     table = Table(args.accuracy, args.latency)
     devices: list[str | None] = list(table.latency_ms) or [None]
     if args.devices and args.devices[0].isdigit():
@@ -159,7 +162,7 @@ def main() -> None:
         if sys.stderr.isatty():
             print(f"\r{len(found)}/{len(jobs)} searches", end="", file=sys.stderr)
     baseline = next(s for s in ("random", *sides) if s in sides)
-    out = Output("search_tabular", args.save)
+    out = Output("search_tabular", args.save, device=processor())
     for row in rows(args, found, baseline):
         out.write(row)
 

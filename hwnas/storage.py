@@ -66,8 +66,14 @@ class Journal:
         """The journal up to its last whole row, ready to be continued."""
         header, rows, torn = _parse(path)
         if torn is not None:
-            write_file(path, "".join(_line(row) for row in (header, *rows)))
+            journal = cls(path, header, rows)
+            write_file(path, journal.text())
+            return journal
         return cls(path, header, rows)
+
+    def text(self) -> str:
+        """What the file holds, as far as this journal has read and written it."""
+        return "".join(_line(row) for row in (self.header, *self.rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
         size = self.path.stat().st_size

@@ -85,7 +85,7 @@ def test_bad_data_is_refused(call, undisturbed, tmp_path, kind):
         ({"evaluator": "nosuch"}, ["unknown evaluator", "nosuch", "zero_cost"]),
         ({"evaluator": "training", "training": "speed"}, ["speed", "learning_rate"]),
         ({"training": "all"}, ["an evaluator that trains", "supernet"]),
-        ({"workers": 9}, ["9 workers", "a batch of 9"]),
+        ({"workers": 9}, ["9 workers", "a batch of 513"]),
         ({"warm_start": "nosuch"}, ["a warm start needs a run's history", "nosuch", "a finished run"]),
         ({"sampling": "nosuch"}, ["uniform or sandwich"]),
         ({"seed": "-1"}, ["seed"]),

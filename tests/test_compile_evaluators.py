@@ -18,6 +18,7 @@ from fake_device import at_moments
 import hwnas.compile.winner
 from hwnas.compile.scoring import Scoring, score_of
 from hwnas.errors import UserError
+from hwnas.evaluation.evaluators import supernet
 from hwnas.evaluation.training_choices import training_key, with_training_choices
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
@@ -116,7 +117,8 @@ def test_what_is_found_does_not_depend_on_the_workers(joint, folder):
     assert answer(folder / "run") == answer(joint / "run")
 
 
-def test_workers_score_in_the_supernet_as_one_process_does(folder):
+def test_workers_score_in_the_supernet_as_one_process_does(folder, monkeypatch):
+    monkeypatch.setattr(supernet.Evaluator, "together", 2)
     arguments = {"evaluations": 5, "batch": 4, "supernet_epochs": 1, "epochs": 1, "strategy": "random"}
     run(folder, "one", **arguments)
     run(folder, "two", **arguments, workers=2)
@@ -201,7 +203,8 @@ def test_killed_with_its_workers_at_work_a_joint_search_goes_on_to_the_same_answ
         ({"training": ["epochs=2"], "evaluator": "training"}, ["epochs", "2"]),
         ({"evaluator": "zero_cost", "inherit": True}, ["supernet", "scratch"]),
         ({"workers": 0}, ["at least 1"]), ({"batch": 0}, ["at least 1"]), ({"threads": 0}, ["at least 1"]),
-        ({"workers": 3, "batch": 2}, ["3 workers", "batch of 3"]),
+        ({"workers": 3, "batch": 2, "evaluator": "short_training"}, ["3 workers", "batch of 3"]),
+        ({"workers": 2, "batch": 64}, ["64 together", "batch of 65"]),
         ({"strategy": "auto(front='x')"}, ["front", "'x'", "latency_ms"]),
         ({"strategy": "auto(front='latency_ms')", "budget": "1Mparams"}, ["front", "macs"]),
         ({"strategy": "nsga2(objectives=('x',))"}, ["objective", "latency_ms"]),

@@ -95,11 +95,6 @@ def compile_network(
         raise UserError("evaluations and epochs are at least 1", got=(evaluations, supernet_epochs, epochs))
     if min(batch, workers, 1 if threads is None else threads) < 1:
         raise UserError("batch, workers and threads are at least 1", got=(batch, workers, threads))
-    if workers > batch:
-        raise UserError(
-            "no more workers than candidates at a time", got=f"{workers} workers, batch {batch}",
-            remedy=f"ask for a batch of {workers}: what is found depends on the batch, never on the workers",
-        )  # fmt: skip
     target = load_device(device)
     fingerprint(target)  # refuses a device that is not here
     for package, plugin, what in (
@@ -109,6 +104,13 @@ def compile_network(
         load_plugin(f"hwnas.{package}", parse_call(plugin, what)[0], what)
     options = parse_training(training)
     kind = _evaluator_class(evaluator, bool(options), inherit)
+    groups = -(-batch // kind.together)
+    if workers > groups:
+        raise UserError(
+            "no more workers than groups of candidates that are evaluated together",
+            got=f"{workers} workers, batch {batch}, {kind.together} together",
+            remedy=f"ask for a batch of {(workers - 1) * kind.together + 1}: what is found depends on it, never on the workers",
+        )  # fmt: skip
     if threads is None:
         goes_on = resume and folder.config.exists()
         threads = folder.read_config().threads if goes_on else 1 if kind.sees_training else torch.get_num_threads()

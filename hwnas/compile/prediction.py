@@ -46,15 +46,17 @@ class Prediction:
         self.run, self.question = run, run.question
         self.profile: Profile | None = None
         self.predictor: LatencyPredictor | None = None
-        self.tail = 1.0  # what the budget limits of a latency, over the quiet latency that is predicted
+        # What the budget limits of a latency, over the quiet latency that is predicted: of most networks, and of a bad one.
+        self.tail = self.highest_tail = 1.0
         if LATENCY in self.question.budget.limits:
             check_predictable(self.question.networks)
             with run.phase("profile"):
                 self.profile = self._measured()
                 run.canary_ms = self.profile.canary_ms
                 self.predictor = make_predictor(self.question.config.predictor, self.profile, self.question.networks)
-                seen = [visit.measurement for visit in self.profile.visits("network")]
-                self.tail = float(np.median([self.question.judged_ms(m) / m.latency_ms for m in seen]))
+                seen = [v.measurement for v in self.profile.visits("network", self.question.networks.fingerprint)]
+                judged = [self.question.judged_ms(m) / m.latency_ms for m in seen]
+                self.tail, self.highest_tail = (float(v) for v in np.quantile(judged, (0.5, 0.95)))
         self._known: dict[Genotype, tuple[Traits, dict[str, float]]] = {}  # by architecture: with its bounds
 
     def _measured(self) -> Profile:
@@ -76,7 +78,7 @@ class Prediction:
     def keep_profile(self) -> None:
         """The run's own copy."""
         if self.profile and not self.run.folder.profile.exists():
-            write_file(self.run.folder.profile, self.profile.path.read_bytes())
+            write_file(self.run.folder.profile, self.profile.text())
 
     def metrics(self, genotype: Genotype) -> dict[str, float]:
         """Predicted latency, if it is limited, and cost."""
@@ -104,7 +106,7 @@ class Prediction:
             bounds, chance = metrics, 1.0
             if self.predictor:
                 predicted = self.predictor.predict([arch])[0]
-                latency_ms, highest_ms = self.tail * predicted.latency_ms, self.tail * predicted.high_ms
+                latency_ms, highest_ms = self.tail * predicted.latency_ms, self.highest_tail * predicted.high_ms
                 metrics = {**metrics, LATENCY: latency_ms}
                 bounds = {**metrics, LATENCY: highest_ms}
                 chance = self._chance(latency_ms, highest_ms)

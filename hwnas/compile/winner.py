@@ -71,7 +71,7 @@ def evaluate_model(model: bytes, split: Split) -> Evaluation:
         part = slice(start, start + EVALUATION_BATCH)
         logits = torch.from_numpy(session.predict(split.images[part]))
         tally.add([0], logits[None], torch.from_numpy(split.labels[part]))
-    return tally.evaluation(0)
+    return tally.evaluations()[0]
 
 
 def _metadata(run: Run, predicted: Predicted | None) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Evaluator(ABC):
         """
 
     def evaluate_many(self, trials: Sequence[Trial]) -> list[Metrics]:
-        """The metrics of each trial of a group, in order, up to rounding those of `evaluate`.
+        """The metrics of each trial of a group, in order: those of `evaluate` up to rounding, or estimates if it says so.
 
         They depend on setting and group alone: the same group gives the same bits, in any process.
         """

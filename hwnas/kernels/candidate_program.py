@@ -83,12 +83,15 @@ class CandidateProgram:
         is itself normalised by its own; variances are the unbiased ones, as PyTorch keeps them."""
         norms, p, threads = self._norms, self._calibration_plan, torch.get_num_threads()
         statistics, affine = torch.zeros(2, norms.channels, dtype=torch.float64), torch.zeros(2, norms.channels)
-        count = 0
+        count, size = 0, -1
+        memory: list[Tensor] = []
         for batch in batches:
             images = self._images(batch)
             if not len(images):
                 raise UserError("batch norm has no statistics of an empty batch", got=list(batch.shape))
-            memory = _memory(p, len(images), threads)
+            if len(images) != size:
+                memory = []  # before more is taken
+                memory, size = _memory(p, len(images), threads), len(images)
             _native.candidate_program.calibrate(
                 *self._tables(p, affine), norms.weight_bias.data_ptr(), norms.eps.data_ptr(), statistics.data_ptr(),
                 images.data_ptr(), len(images), [m.data_ptr() for m in memory], threads,

@@ -268,8 +268,8 @@ def measure(
 
     Rounds go on until every model has settled and the canary is quiet, at least `min_rounds` and at most about `seconds` after
     warming up. `turns`: so many parts of the time, each on a fresh connection, which give the retest error. `canary_ms`: the
-    canary's best known latency here, from a profile; without one, its best in this call. `target`: a connection to go on with.
-    `progress` is told the share of `seconds` that has passed.
+    canary's latency here in the quiet state, from a profile; without one, its best in this call. `target`: a connection to go
+    on with. `progress` is told the share of `seconds` that has passed.
 
     What a model cannot do is told by its outcome. UserError if the device cannot be used.
     """

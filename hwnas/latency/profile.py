@@ -49,6 +49,7 @@ class Profile:
         self._visits: dict[str, list[Visit]] = defaultdict(list)  # by kind
         self._levels: dict[str, Levels] = {}  # by kind, as long as no visit is added
         self._failures: dict[str, str] = {}
+        self._archs: dict[str, Arch] = {}  # by their text: an arch is visited several times
         for i in range(len(journal.rows)):
             self._read(i)
 
@@ -71,6 +72,15 @@ class Profile:
     @property
     def path(self) -> Path:
         return self._journal.path
+
+    @property
+    def device(self) -> str:
+        """Its name."""
+        return str(self._journal.header.get("device"))
+
+    def text(self) -> str:
+        """The journal, as far as it was read and written here: others may have added to the file since."""
+        return self._journal.text()
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -142,9 +152,30 @@ class Profile:
         if isinstance(values.get("failed"), str):
             self._failures[str(values.get("arch"))] = values["failed"]
             return
-        visit = _visit(self._journal, index)
+        visit = self._visit(index)
         self._visits[visit.kind].append(visit)
         self._levels.pop(visit.kind, None)
+
+    def _visit(self, index: int) -> Visit:
+        values, where = self._journal.rows[index], f"line {index + 2} of {self.path} is not a row of a profile"
+        try:
+            kind, space, text, turn, canary_ms = (values[k] for k in ("kind", "space", "arch", "turn", "canary_ms"))
+            if [type(v) for v in (kind, space, text, turn, canary_ms)] != [str, str, str, int, float]:
+                raise UserError("kind, space and arch are text, turn and canary_ms numbers", got=str(values)[:80])
+            measurement = Measurement.from_json(values)
+            if not min(canary_ms, measurement.latency_ms) > 0:
+                raise UserError("a latency is above 0 ms", got=(canary_ms, measurement.latency_ms))
+            if text not in self._archs:
+                self._archs[text] = read_arch(text)
+            arch = self._archs[text]
+            fits = {"empty": arch == EMPTY, "op": len(arch.nodes) == 1, "network": True}
+            if not fits.get(kind) or turn not in (0, 1):
+                raise UserError("a visit is of the empty arch, an op or a network, in turn 0 or 1", got=f"{kind}, turn {turn}")
+            return Visit(kind, space, arch, turn, canary_ms, measurement)
+        except KeyError as error:
+            raise UserError(where, got=f"no {error.args[0]}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def calibration_archs(space: Space, count: int) -> list[Arch]:
@@ -157,23 +188,6 @@ def calibration_archs(space: Space, count: int) -> list[Arch]:
         if len(found) == count:
             break
     return list(found.values())
-
-
-def _visit(journal: Journal, index: int) -> Visit:
-    values = journal.rows[index]
-    try:
-        kind, space, arch, turn, canary_ms = (values[k] for k in ("kind", "space", "arch", "turn", "canary_ms"))
-        typed = all(isinstance(v, str) for v in (kind, space, arch)) and type(turn) is int and type(canary_ms) is float
-        if not typed:
-            raise UserError("kind, space and arch are text, turn and canary_ms numbers", got=str(values)[:80])
-        measurement = Measurement.from_json(values)
-        if not min(canary_ms, measurement.latency_ms) > 0:
-            raise UserError("a latency is above 0 ms", got=(canary_ms, measurement.latency_ms))
-        return Visit(kind, space, read_arch(arch), turn, canary_ms, measurement)
-    except KeyError as error:
-        raise UserError(f"line {index + 2} of {journal.path} is not a row of a profile", got=f"no {error.args[0]}") from None
-    except UserError as error:
-        raise UserError(f"line {index + 2} of {journal.path} is not a row of a profile: {error}") from None
 
 
 def _check(journal: Journal, device: Device | None) -> Journal:

@@ -98,6 +98,8 @@ def fingerprint(settings: Settings) -> dict[str, str]:
         "processor": processor(),
         "instruction_sets": " ".join(instruction_sets()),
     }
+    if settings.threads > 1 and settings.provider.startswith("CPU"):
+        found["waiting"] = "until a run ends"  # its threads do not look for work between runs, and keep to a core each
     if not settings.provider.startswith("CPU"):
         found["accelerators"] = ", ".join(accelerators())
     return found

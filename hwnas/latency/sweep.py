@@ -76,6 +76,8 @@ def profile_space(
     if improve or _State(profile).measured(items) < len(items):
         with Target(device) as target:
             for sweep in range(SWEEPS):
+                if deadline - time.monotonic() < LEAST_SECONDS:
+                    break
                 target.disconnect()  # where memory lies differs from process to process, and latency with it
                 state = _State(profile)
                 todo = [item for item in items if item not in failed and state.is_due(item, sweep)]

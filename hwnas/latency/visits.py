@@ -63,5 +63,5 @@ class Levels:
 
     def retest(self, arch: Arch) -> float | None:
         """Relative distance of the two turns; None if one is missing."""
-        low, high = self.latency_ms(arch, 0), self.latency_ms(arch, 1)
-        return None if low is None or high is None else abs(high / low - 1)
+        first, second = self.latency_ms(arch, 0), self.latency_ms(arch, 1)
+        return None if first is None or second is None else max(first, second) / min(first, second) - 1

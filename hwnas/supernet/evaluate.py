@@ -95,9 +95,11 @@ class Tally:
             own, whole = values[network].mean(), values[best]
             return float(own if len(whole) == images else whole.mean() + own - whole[:images].mean())
 
+        # Whoever was stopped is behind somebody: an estimate by comparison with the best must not put it before that one.
+        most = 1.0 if images == len(self.right[best]) else float(self.right[best].mean()) - 1 / len(self.right[best])
         return Evaluation(
             loss=moved(self.loss),
-            accuracy=min(1.0, max(0.0, moved(self.right))),
+            accuracy=max(0.0, min(most, moved(self.right))),
             macro_f1=mean(2 * hits, labelled + chosen),
             precision=mean(hits, chosen),
             recall=mean(hits, labelled),
@@ -140,12 +142,13 @@ def evaluate_many(
     limit = MEMORY_LIMIT[device.type == "cuda"] if memory_limit is None else memory_limit
     program = merge(archs)
     load = loader(program, lambda weight: supernet.view(weight.bank, weight.shape).detach(), device)
-    training, _ = tensors(data.train, device)
-    images, labels = tensors(data.validation, device)
+    chosen = (index.numpy() for index in _batches(len(data.train), batch_size, batches, seed))
+    calibration = [tensors(Split(data.train.images[i], data.train.labels[i]), device)[0] for i in chosen]
+    validation = data.validation
     if race:
-        order = torch.from_numpy(shuffled(len(labels), seed)).to(device)
-        images, labels = images[order], labels[order]
-    calibration = [training[index.to(device)] for index in _batches(len(training), batch_size, batches, seed)]
+        order = shuffled(len(validation), seed)
+        validation = Split(validation.images[order], validation.labels[order])
+    images, labels = tensors(validation, device)
     tally = Tally(len(archs))
     running: list[tuple[Sequence[int], Tensor, Tensor]] = []  # what a device may still be working on
     with torch.inference_mode():
@@ -176,7 +179,7 @@ def _race(
         tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
         right = np.stack([tally.right[name] for name in names])
         if end < len(labels):
-            alive = alive[race.survivors(right, len(labels))]
+            alive = alive[race.survivors(right, len(labels), len(tally.right))]
         else:
             race.finish(right)
         start = end

@@ -21,7 +21,7 @@ class CpuExecution(Execution):
         self.native = CandidateProgram(program.input, nodes, program.outputs)
 
     def memory(self, images: int) -> int:
-        return self.native.calibration_bytes(images)
+        return max(self.native.calibration_bytes(images), self.native.run_bytes())
 
     def recalibrate(self, batches: Sequence[Tensor], limit: int) -> None:
         self.native.calibrate(batches)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 from hwnas.ir.arch import INPUT, Arch
@@ -137,6 +138,7 @@ class _Merged:
 
 
 _signs: dict[tuple[Prim, tuple[Weight, ...]], int] = {}
+_numbers = count()
 
 
 @lru_cache(maxsize=1 << 16)
@@ -144,6 +146,6 @@ def _lines(node: str, placed: PlacedOp) -> tuple[_Line, ...]:
     graph, bank, lines = placed.graph, bank_name(node, placed.op), []
     for number, step in enumerate(graph.steps, start=len(graph.inputs)):
         weights = tuple(Weight(f"{bank}.{step.name}.{w.name}", w.shape) for w in graph.step_weights(step) if not w.buffer)
-        sign = _signs.setdefault((step.prim, weights), len(_signs))
+        sign = _signs.setdefault((step.prim, weights), next(_numbers))
         lines.append(_Line(sign, step.prim, step.inputs, weights, graph.specs[number]))
     return tuple(lines)

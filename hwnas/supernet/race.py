@@ -40,16 +40,17 @@ class Race:
         """After how many images there is a look; the last is after all of them, and stops nobody."""
         return [*sorted({max(1, images >> i) for i in range(1, self.looks + 1)} - {images}), images]
 
-    def survivors(self, right: Right, images: int) -> NDArray[np.int64]:
+    def survivors(self, right: Right, images: int, candidates: int | None = None) -> NDArray[np.int64]:
         """Which of the candidates go on, given what they got right so far, [candidates, seen], and how many images there are.
 
-        Opponents are the candidates themselves and the incumbent.
+        Opponents are those who are still in the race and the incumbent. candidates: how many there were in the beginning, in
+        all batches: each of them could be an opponent at any look, and the error is shared out among all.
         """
         seen = right.shape[1]
         opponents = np.concatenate([right, self.incumbent[:, :seen]]) if len(self.incumbent) else right
         wins = opponents.astype(np.float32) @ (~right).T.astype(np.float32)  # [opponent, candidate]
         losses = (~opponents).astype(np.float32) @ right.T.astype(np.float32)
-        level = self.error / (self.looks * len(opponents))
+        level = self.error / (self.looks * max(candidates or len(opponents), 1))
         chance = binom.sf(wins - 1, wins + losses, 0.5)  # of as many wins or more
         behind = (wins > losses) & ((chance <= level) | (wins - losses > images - seen))
         return np.flatnonzero(~behind.any(0))

@@ -164,12 +164,12 @@ def test_it_stops_when_its_minutes_are_over(tmp_path, fake, monkeypatch):
     now = [0.0]
 
     def clock() -> float:
-        now[0] += 20
+        now[0] += 15
         return now[0]
 
     monkeypatch.setattr(module.time, "monotonic", clock)
     coverage = profile_space(opened(tmp_path), HERE, SMALL, networks=3, minutes=1)
-    assert calls == [1, 3]  # 20 and 40 s after the start; then a minute is over
+    assert calls == [1, 3]  # 30 and 45 s after the start; then a minute is over
     assert coverage.measured < coverage.total
     monkeypatch.undo()
     fake()

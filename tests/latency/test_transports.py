@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from hwnas.errors import UserError
-from hwnas.latency import profile as profile_module
+from hwnas.latency import sweep as sweep_module
 from hwnas.latency.connection import Connection
 from hwnas.latency.device import Device
 from hwnas.latency.measure import Failure, canary_model, measure
@@ -171,8 +171,8 @@ def test_a_model_is_sent_once_and_the_agent_goes_when_it_is_done(device, kind):
 def test_a_profile_through_three_killed_connections(device, kind, tmp_path, monkeypatch):
     """At random moments amid rounds everything that carries the connection, or the agent alone, is killed."""
     there = device(kind)
-    monkeypatch.setattr(profile_module, "LEAST_SECONDS", 0.2)
-    monkeypatch.setattr(profile_module, "SWEEPS", 2)
+    monkeypatch.setattr(sweep_module, "LEAST_SECONDS", 0.2)
+    monkeypatch.setattr(sweep_module, "SWEEPS", 2)
     rng, rounds, killed = Random(kind), [0], []
     moments = sorted(rng.sample(range(4, 40), 3))
     ask = Connection.ask

@@ -18,6 +18,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Writes a finished run's network as ONNX, from its arch and weights."""
+    from hwnas.errors import UserError
     from hwnas.lower.onnx import read_metadata, to_onnx
     from hwnas.ops import read_arch
     from hwnas.report.run import RunFolder, read_text, read_weights
@@ -26,9 +27,12 @@ def export(
     import_plugins(plugin)
     folder = RunFolder(run)
     report = folder.read_report()
-    metadata = read_metadata(read_bytes(folder.model))
-    model = to_onnx(read_arch(read_text(folder.arch)), read_weights(folder.weights), metadata, batch=batch)
-    data = model.SerializeToString()
+    data = read_bytes(folder.model)
+    if report.float32_test and batch:
+        raise UserError("a quantised model is exported as it was delivered", got=f"batch {batch}", remedy="leave --batch out")
+    if not report.float32_test:
+        model = to_onnx(read_arch(read_text(folder.arch)), read_weights(folder.weights), read_metadata(data), batch=batch)
+        data = model.SerializeToString()
     write_file(output, data)
     if as_json:
         print_json({"model": str(output), "bytes": len(data), "key": report.key})

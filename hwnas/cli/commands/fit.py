@@ -24,6 +24,7 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fits latency predictors to a profile; writes the best, predictor.json, and how far it is off, report.md."""
+    from hwnas.errors import UserError
     from hwnas.latency.device import FOLDER, load_device
     from hwnas.latency.predictor import LatencyTable, Networks, best_predictor, check_complete, error_json, model_class
     from hwnas.latency.profile import Profile
@@ -40,6 +41,10 @@ def fit(
     spaces = [make_space(text, **({} if "classes" in text else {"classes": classes}), **dims) for text in space]
     folder = profile or FOLDER / target.name
     found = Profile.load(folder / "profile.jsonl")
+    if found.device != target.name:
+        raise UserError(
+            f"the profile {found.path} is of another device: {found.device}", got=target.name, remedy=f"--device {found.device}"
+        )
     check_complete(found, spaces)
     table, networks = LatencyTable.of(found), Networks.of(found, spaces)
     fitted, judged = networks.split(held_out)

@@ -33,7 +33,6 @@ def transfer(
     from hwnas.latency.measure import measure
     from hwnas.latency.predictor import error_json, load_predictor
     from hwnas.latency.profile import Profile
-    from hwnas.latency.session import fingerprint
     from hwnas.latency.transfer import Transfer
     from hwnas.lower.onnx import to_onnx
     from hwnas.lower.weights import init_weights
@@ -63,7 +62,7 @@ def transfer(
     predictor = family.fit(chosen, np.array([latencies[arch.key] for arch in chosen]))
     error = predictor.error(None)
     about = {
-        "device": target.name, "fingerprint": fingerprint(target), "spaces": [space], "known": known,
+        "device": target.name, "fingerprint": found.fingerprint, "spaces": [space], "known": known,
         "left_out": error_json(error),
     }  # fmt: skip
     predictor.save(folder / "predictor.json", about)
