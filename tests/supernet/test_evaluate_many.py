@@ -20,7 +20,7 @@ from hwnas.space import Genotype, Space
 from hwnas.supernet import evaluate as module
 from hwnas.supernet import executions
 from hwnas.supernet.derive import derive
-from hwnas.supernet.evaluate import Evaluation, evaluate, evaluate_many, recalibrate
+from hwnas.supernet.evaluate import Evaluation, Tally, evaluate, evaluate_many, recalibrate
 from hwnas.supernet.execute import Execution, TorchExecution
 from hwnas.supernet.race import Race
 from hwnas.supernet.supernet import Supernet
@@ -176,3 +176,17 @@ def test_a_hopeless_candidate_is_stopped(small_space, supernet, make_split, monk
     assert found[0].accuracy == 1
     assert found[1].accuracy == 0
     assert found[2].accuracy == float(knows[2].double().mean())
+
+
+def test_whoever_was_stopped_is_never_put_before_the_best_that_finished():
+    """It was stopped for being behind a third, who then fell back: by comparison with the best it would come first."""
+    tally, labels = Tally(2), torch.zeros(400, dtype=torch.long)
+    best = torch.zeros(400, 2)
+    best[:, 1] = 1.0  # wrong
+    best[::2] = torch.tensor([1.0, 0.0])  # every second image right
+    tally.add([0], best[None], labels)
+    tally.add([1], torch.tensor([1.0, 0.0]).expand(1, 200, 2), labels[:200])  # all right of those that it has seen
+    finished, stopped = tally.evaluations()
+    assert (finished.accuracy, finished.images) == (0.5, 400)
+    assert stopped.images == 200
+    assert stopped.accuracy == pytest.approx(0.5 - 1 / 400)
