@@ -108,7 +108,6 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a profile, of `first`, which made the profile, and of `run`. No test may change it."""
     from fake_device import install
-
     from runs import run
 
     folder = tmp_path_factory.mktemp("undisturbed")

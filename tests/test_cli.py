@@ -14,12 +14,12 @@ import onnx
 import pytest
 from command_line import ENVIRONMENT, HERE, foreign, refused
 from fake_device import install, slowed
+from runs import SPACE, flags
 
 from hwnas.latency.session import providers
 from hwnas.lower.onnx import arch_text
 from hwnas.plugins import known
 from hwnas.report.run import RunFolder, read_weights
-from runs import SPACE, flags
 
 COMMANDS = known("hwnas.cli.commands")
 

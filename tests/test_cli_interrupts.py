@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from command_line import ENVIRONMENT, HERE
-
 from runs import answer, flags
 
 

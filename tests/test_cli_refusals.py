@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import foreign, refused
+from runs import SPACE, flags
 
 from hwnas.latency.session import providers
-from runs import SPACE, flags
 
 
 def test_predictors_that_are_not_there(call, undisturbed, tmp_path):

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from fake_device import install, latency_ms
+from runs import BUDGET, FILES, all_finite, answer, run, small_space
 
 import hwnas.compile
 from hwnas.compile import compile_network
@@ -32,7 +33,6 @@ from hwnas.supernet.checkpoint import load_checkpoint
 from hwnas.supernet.derive import derive
 from hwnas.supernet.evaluate import evaluate
 from hwnas.supernet.supernet import Supernet
-from runs import BUDGET, FILES, all_finite, answer, run, small_space
 
 pytestmark = pytest.mark.usefixtures("fake_device")
 

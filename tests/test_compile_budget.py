@@ -7,6 +7,7 @@ import json
 import pytest
 from fake_device import install, slowed
 from fake_device import measure as fake_measure
+from runs import FILES, SPACE, Boom, run
 
 import hwnas.compile.phases
 import hwnas.compile.run
@@ -16,7 +17,6 @@ from hwnas.lower.onnx import arch_text
 from hwnas.ops import read_arch
 from hwnas.report.run import RunFolder
 from hwnas.search.budget import Budget
-from runs import FILES, SPACE, Boom, run
 
 pytestmark = pytest.mark.usefixtures("fake_device")
 

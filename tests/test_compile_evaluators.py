@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from command_line import ENVIRONMENT, HERE
 from fake_device import at_moments
+from runs import FILES, Boom, answer, flags, run, small_space
 
 import hwnas.compile.winner
 from hwnas.compile.scoring import Scoring, score_of
@@ -26,7 +27,6 @@ from hwnas.report.run import RunFolder
 from hwnas.search.loop import Candidate
 from hwnas.search.strategy import Score, Trial
 from hwnas.supernet.train import train_network
-from runs import FILES, Boom, answer, flags, run, small_space
 
 pytestmark = pytest.mark.usefixtures("fake_device")
 

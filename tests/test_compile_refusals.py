@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from runs import SPACE, run
 
 from hwnas.errors import UserError
 from hwnas.latency.session import providers
-from runs import SPACE, run
 
 pytestmark = pytest.mark.usefixtures("fake_device")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_device import at_moments, slowed
+from runs import FILES, SPACE, Boom, answer, run
 
 import hwnas.compile.phases
 import hwnas.compile.prediction
@@ -18,7 +19,6 @@ import hwnas.compile.run
 import hwnas.compile.winner
 from hwnas.errors import UserError
 from hwnas.report.run import RunFolder
-from runs import FILES, SPACE, Boom, answer, run
 
 pytestmark = pytest.mark.usefixtures("fake_device")
 
