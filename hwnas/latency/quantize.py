@@ -24,6 +24,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from hwnas.errors import UserError
 from hwnas.latency.session import made_up
 
+_WARNING, _ERROR = 2, 3  # severities of ONNX Runtime's log; the first is its default
 CALIBRATION = 4  # made-up inputs; the latency does not depend on the ranges that they give
 
 Inputs = dict[str, NDArray[Any]]  # by name, each a batch
@@ -117,10 +118,12 @@ def _random(value: onnx.ValueInfoProto) -> tuple[str, list[NDArray[Any]]]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the quantiser's advice, which goes to the root logger."""
+    """Without the quantiser's advice, which goes to the root logger, and ONNX Runtime's warnings of what it tidies up."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    ort.set_default_logger_severity(_ERROR)
     try:
         yield
     finally:
+        ort.set_default_logger_severity(_WARNING)
         logging.disable(before)
