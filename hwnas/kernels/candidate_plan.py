@@ -7,11 +7,9 @@ yet known, an activation before a convolution or the gate of a squeeze-and-excit
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,39 +17,12 @@ from numpy.typing import NDArray
 from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.tensor import TensorSpec
-
-BLOCK = 16  # channels are padded to a multiple of it
-NONE = -1
+from hwnas.kernels.candidate_phases import allocate, computed_again, for_statistics, in_phases
+from hwnas.kernels.candidate_steps import BLOCK, NONE, Kind, Step, View, image_floats
 
 TILE_BYTES = 640 << 10  # of activations that a thread works on: most of a core's second cache
 MOST_IMAGES = 16
 MOST_PIXELS = 4096
-
-# For the choice between storing and computing again: bytes a second of one core, from memory and from the last cache.
-TYPICAL_BATCH = 128
-CACHE_BYTES = 8 << 20
-MEMORY_RATE = 8e9
-CACHE_RATE = 25e9
-
-
-def padded(channels: int) -> int:
-    return -(-channels // BLOCK) * BLOCK
-
-
-class Kind(IntEnum):
-    """As in program.h."""
-
-    INPUT = 0
-    CONV = 1
-    DEPTHWISE = 2
-    MAX_POOL = 3
-    AVG_POOL = 4
-    GLOBAL_POOL = 5
-    SUM = 6
-    CONCAT = 7
-    ZERO = 8
-    MOMENTS = 9
-    OUTPUT = 10
 
 
 @dataclass(frozen=True)
@@ -66,55 +37,13 @@ class Placed:
     affine: int = NONE
 
 
-@dataclass(frozen=True)
-class _View:
-    """gate * activation(scale * buffer + shift)."""
-
-    buffer: int
-    affine: int = NONE
-    activation: int = 0
-    gate: int = NONE
-
-    @property
-    def plain(self) -> bool:
-        return self == _View(self.buffer)
-
-
-@dataclass
-class _Step:
-    kind: Kind
-    out: int
-    reads: tuple[_View, ...]
-    kernel: tuple[int, int] = (1, 1)
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    weights: int = NONE
-    bias: int = NONE
-    affine: int = NONE
-    activation: int = 0
-    residual: int = NONE
-    norm: int = NONE
-
-    def buffers_read(self) -> Iterator[int]:
-        for view in self.reads:
-            yield from (b for b in (view.buffer, view.gate) if b != NONE)
-        if self.residual != NONE:
-            yield self.residual
-
-    def row(self, out: int, first_read: int, residual: int, norm: int) -> tuple[int, ...]:
-        window = (*self.kernel, self.stride, self.padding, self.dilation)
-        after = (self.weights, self.bias, self.affine, self.activation, residual, norm)
-        return (self.kind, out, first_read, len(self.reads), *window, *after)
-
-
 @dataclass
 class _Pending:
     """A convolution that has not been written yet, because what reads it may still join it; `done` once it has."""
 
-    step: _Step
+    step: Step
     spec: TensorSpec
-    done: _View | None = None
+    done: View | None = None
 
 
 @dataclass(frozen=True)
@@ -176,14 +105,14 @@ def plan(spec: TensorSpec, nodes: Sequence[Placed], outputs: Sequence[int], cons
 class _Planner:
     def __init__(self, spec: TensorSpec, nodes: Sequence[Placed], outputs: Sequence[int], constant: bool) -> None:
         self._constant = constant
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         self._buffers: list[TensorSpec] = []
         self._nodes = nodes
         order = _order(nodes, outputs)
         self._readers = Counter(i for n in order for i in nodes[n].inputs) + Counter(outputs)
-        self._values: dict[int, _View | _Pending] = {}
+        self._values: dict[int, View | _Pending] = {}
         self._specs = in_memory(spec, [(n.prim, n.inputs) for n in nodes])
-        self._values[0] = self._emit(_Step(Kind.INPUT, self._buffer(spec), ()))
+        self._values[0] = self._emit(Step(Kind.INPUT, self._buffer(spec), ()))
         remaining = Counter(outputs)
         for index in order:
             node = nodes[index]
@@ -194,19 +123,19 @@ class _Planner:
             self._output(0, [i for i, value in enumerate(outputs) if value == 0])
 
     def finish(self) -> Plan:
-        sizes = [_floats(b) for b in self._buffers]
+        sizes = [image_floats(b) for b in self._buffers]
         local = set(range(len(sizes)))
         phases = [self._steps]
         if not self._constant:
-            steps = _for_statistics(self._steps)
+            steps = for_statistics(self._steps)
             local = computed_again(steps, self._buffers)
-            phases = _phases(steps, local)
+            phases = in_phases(steps, local)
         # Threads are at different images of a phase, so what one of its steps no longer needs is free only when the phase ends.
-        offsets, batch_floats = _allocate(phases, sizes, set(range(len(sizes))) - local)
+        offsets, batch_floats = allocate(phases, sizes, set(range(len(sizes))) - local)
         buffers = [(*b.dims, offset, False) for b, offset in zip(self._buffers, offsets, strict=True)]
         rows, ends, reads, sources, local_floats = [], [], list[tuple[int, ...]](), list[tuple[int, ...]](), 0
         for phase in phases:
-            offsets, floats = _allocate([[step] for step in phase], sizes, local)
+            offsets, floats = allocate([[step] for step in phase], sizes, local)
             name = {NONE: NONE}  # of a buffer: each phase has its own local ones
             for step in phase:
                 for buffer in (*step.buffers_read(), *((step.out,) if step.kind != Kind.OUTPUT else ())):
@@ -229,7 +158,7 @@ class _Planner:
             scratch_floats=max((self._scratch(step) for phase in phases for step in phase), default=0), sources=tuple(sources),
         )  # fmt: skip
 
-    def _images_at_once(self, phase: Sequence[_Step], local_floats: int) -> int:
+    def _images_at_once(self, phase: Sequence[Step], local_floats: int) -> int:
         """As many as stay in a core's second cache, but no more than leave work for other threads."""
         fitting = TILE_BYTES // (4 * local_floats) if local_floats else MOST_IMAGES
         pixels = max(
@@ -237,7 +166,7 @@ class _Planner:
         )
         return max(1, min(fitting, MOST_IMAGES, MOST_PIXELS // pixels))
 
-    def _scratch(self, step: _Step) -> int:
+    def _scratch(self, step: Step) -> int:
         """Floats that a thread needs beside the arena: as in kernels_cpu.h."""
         if step.kind == Kind.CONV:
             return 32 * 400
@@ -251,38 +180,38 @@ class _Planner:
         self._buffers.append(spec)
         return len(self._buffers) - 1
 
-    def _emit(self, step: _Step) -> _View:
+    def _emit(self, step: Step) -> View:
         self._steps.append(step)
-        return _View(step.out)
+        return View(step.out)
 
-    def _view(self, value: int) -> _View:
+    def _view(self, value: int) -> View:
         """The value as something in memory, seen through what its readers do."""
         known = self._values[value]
-        if isinstance(known, _View):
+        if isinstance(known, View):
             return known
         if known.done is None:
             known.step.out = self._buffer(known.spec)
             known.done = self._emit(known.step)
         return known.done
 
-    def _plain(self, view: _View) -> _View:
+    def _plain(self, view: View) -> View:
         return view if view.plain else self._sum((view,))
 
-    def _sum(self, views: tuple[_View, ...]) -> _View:
-        return self._emit(_Step(Kind.SUM, self._buffer(self._buffers[views[0].buffer]), views))
+    def _sum(self, views: tuple[View, ...]) -> View:
+        return self._emit(Step(Kind.SUM, self._buffer(self._buffers[views[0].buffer]), views))
 
     def _output(self, value: int, results: list[int]) -> None:
         view = self._plain(self._view(value))
         self._values[value] = view
         for result in results:
-            self._steps.append(_Step(Kind.OUTPUT, result, (view,)))
+            self._steps.append(Step(Kind.OUTPUT, result, (view,)))
 
     def _open(self, value: int) -> _Pending | None:
         """The convolution behind a value, if it may still take something along."""
         known = self._values[value]
         return known if isinstance(known, _Pending) and known.done is None and self._readers[value] == 1 else None
 
-    def _write(self, node: Placed, value: int) -> _View | _Pending:
+    def _write(self, node: Placed, value: int) -> View | _Pending:
         match node.prim:
             case prims.Conv() | prims.Linear():
                 return self._conv(node, value)
@@ -301,38 +230,38 @@ class _Planner:
             case prims.Pool():
                 p = node.prim
                 kind = Kind.MAX_POOL if p.kind == "max" else Kind.AVG_POOL
-                step = _Step(kind, self._buffer(self._specs[value]), self._reads(node), (p.kernel,) * 2, p.stride, p.padding)
+                step = Step(kind, self._buffer(self._specs[value]), self._reads(node), (p.kernel,) * 2, p.stride, p.padding)
                 return self._emit(step)
             case prims.GlobalPool():
-                return self._emit(_Step(Kind.GLOBAL_POOL, self._buffer(self._specs[value]), self._reads(node)))
+                return self._emit(Step(Kind.GLOBAL_POOL, self._buffer(self._specs[value]), self._reads(node)))
             case prims.Concat():
-                return self._emit(_Step(Kind.CONCAT, self._buffer(self._specs[value]), self._reads(node)))
+                return self._emit(Step(Kind.CONCAT, self._buffer(self._specs[value]), self._reads(node)))
             case prims.Shift():
-                step = _Step(
+                step = Step(
                     Kind.DEPTHWISE, self._buffer(self._specs[value]), self._reads(node), padding=-1, weights=node.weights
                 )
                 return self._emit(step)
             case prims.Zero():
-                return self._emit(_Step(Kind.ZERO, self._buffer(self._specs[value]), ()))
+                return self._emit(Step(Kind.ZERO, self._buffer(self._specs[value]), ()))
             case _:
                 raise NotImplementedError(f"{type(node.prim).__name__} has no step in a candidate program")
 
-    def _reads(self, node: Placed) -> tuple[_View, ...]:
+    def _reads(self, node: Placed) -> tuple[View, ...]:
         return tuple(self._view(i) for i in node.inputs)
 
     def _conv(self, node: Placed, value: int) -> _Pending:
         (view,) = self._reads(node)
         if isinstance(node.prim, prims.Linear):  # a window as large as what was flattened
             _, height, width = self._specs[node.inputs[0]].dims
-            step = _Step(Kind.CONV, NONE, (view,), (height, width), weights=node.weights, bias=node.bias)
+            step = Step(Kind.CONV, NONE, (view,), (height, width), weights=node.weights, bias=node.bias)
             return _Pending(step, self._specs[value])
         p = node.prim
         assert isinstance(p, prims.Conv)
         kind = Kind.DEPTHWISE if is_depthwise(p, self._specs[node.inputs[0]].channels) else Kind.CONV
-        step = _Step(kind, NONE, (view,), (p.kernel,) * 2, p.stride, p.padding, p.dilation, node.weights, node.bias)
+        step = Step(kind, NONE, (view,), (p.kernel,) * 2, p.stride, p.padding, p.dilation, node.weights, node.bias)
         return _Pending(step, self._specs[value])
 
-    def _batch_norm(self, node: Placed, prim: prims.BatchNorm) -> _View | _Pending:
+    def _batch_norm(self, node: Placed, prim: prims.BatchNorm) -> View | _Pending:
         (source,) = node.inputs
         pending = self._open(source)
         if self._constant and pending and pending.step.affine == NONE and pending.step.activation == 0:
@@ -346,10 +275,10 @@ class _Planner:
             if writer.out == view.buffer and writer.norm == NONE and writer.kind not in (Kind.INPUT, Kind.OUTPUT):
                 writer.norm = node.affine
             else:
-                self._steps.append(_Step(Kind.MOMENTS, NONE, (view,), norm=node.affine))
+                self._steps.append(Step(Kind.MOMENTS, NONE, (view,), norm=node.affine))
         return replace(view, affine=node.affine)
 
-    def _activation(self, node: Placed, activation: int) -> _View | _Pending:
+    def _activation(self, node: Placed, activation: int) -> View | _Pending:
         (source,) = node.inputs
         pending = self._open(source)
         if pending and pending.step.activation == 0:
@@ -360,7 +289,7 @@ class _Planner:
             view = self._sum((view,))
         return replace(view, activation=activation)
 
-    def _add(self, node: Placed) -> _View:
+    def _add(self, node: Placed) -> View:
         """Convolutions that only this sum reads add the other terms to theirs."""
         open_terms = [p for p in (self._open(i) for i in node.inputs) if p is not None]
         others = tuple(self._view(i) for i in node.inputs if self._open(i) is None)
@@ -373,16 +302,11 @@ class _Planner:
             term.step.out, term.step.residual = self._buffer(term.spec), total
             term.done = self._emit(term.step)
             total = term.step.out
-        return _View(total)
+        return View(total)
 
 
 def is_depthwise(prim: prims.Conv, channels: int) -> bool:
     return prim.groups == channels == prim.out and channels > 1
-
-
-def _floats(spec: TensorSpec) -> int:
-    channels, height, width = spec.dims
-    return padded(channels) * height * width
 
 
 def _order(nodes: Sequence[Placed], outputs: Sequence[int]) -> list[int]:
@@ -402,100 +326,5 @@ def _order(nodes: Sequence[Placed], outputs: Sequence[int]) -> list[int]:
     return order
 
 
-def _for_statistics(steps: Sequence[_Step]) -> list[_Step]:
-    kept: list[_Step] = []
-    needed: set[int] = set()
-    for step in reversed(steps):
-        if step.norm != NONE or step.out in needed:
-            needed.update(step.buffers_read())
-            kept.append(step)
-    return kept[::-1]
-
-
-def _phases(steps: Sequence[_Step], local: set[int]) -> list[list[_Step]]:
-    """A phase for each step whose result is stored or measured, with all that it needs of what is not stored."""
-    writer = {step.out: i for i, step in enumerate(steps) if step.kind != Kind.MOMENTS}
-    phases = []
-    for i, step in enumerate(steps):
-        if step.norm == NONE and step.out in local:
-            continue
-        needed, stack = {i}, [i]
-        while stack:
-            for buffer in steps[stack.pop()].buffers_read():
-                if buffer in local and writer[buffer] not in needed:
-                    needed.add(writer[buffer])
-                    stack.append(writer[buffer])
-        phases.append([steps[j] for j in sorted(needed)])
-    return phases
-
-
-def computed_again(steps: Sequence[_Step], buffers: Sequence[TensorSpec]) -> set[int]:
-    """The buffers that every phase computes for itself, a few images at a time, because storing them for the whole batch and
-    reading them again would take longer. An estimate: the constants are of one core of a server."""
-    times: dict[int, int] = {}  # how often a step runs
-    readers: dict[int, list[int]] = {}
-    again: set[int] = set()
-    for i in range(len(steps) - 1, -1, -1):
-        step = steps[i]
-        reads = [times[j] for j in readers.get(step.out, ())] if step.kind != Kind.MOMENTS else []
-        if_again = (step.norm != NONE) + sum(reads)
-        times[i] = 1
-        if step.kind != Kind.MOMENTS:
-            size = 4 * _floats(buffers[step.out])
-            sources = sum(4 * _floats(buffers[b]) for b in step.buffers_read())
-            rate = MEMORY_RATE if size * TYPICAL_BATCH > CACHE_BYTES else CACHE_RATE
-            storing = size * (2 + sum(reads)) / rate
-            if (if_again - 1) * (_seconds(step, buffers) + sources / rate) < storing:
-                again.add(step.out)
-                times[i] = if_again
-        for buffer in set(step.buffers_read()):
-            readers.setdefault(buffer, []).append(i)
-    return again
-
-
-def _seconds(step: _Step, buffers: Sequence[TensorSpec]) -> float:
-    """For one image on one core."""
-    taps = step.kernel[0] * step.kernel[1]
-    match step.kind:
-        case Kind.CONV:
-            return _floats(buffers[step.out]) * (taps * buffers[step.reads[0].buffer].channels + 8) / 80e9
-        case Kind.DEPTHWISE:
-            return _floats(buffers[step.out]) * (taps + 8) / 50e9
-        case _:
-            return _floats(buffers[step.out]) * (taps + 2 * len(step.reads)) / 10e9
-
-
 def _table(rows: Sequence[tuple[int, ...]], columns: int) -> NDArray[np.int64]:
     return np.array(rows, np.int64).reshape(-1, columns)
-
-
-def _allocate(times: Sequence[Sequence[_Step]], sizes: Sequence[int], which: set[int]) -> tuple[list[int], int]:
-    """Offsets of these buffers, which share memory where their lives, from time to time, do not meet (first fit), and how much
-    memory that is."""
-    lives: dict[int, tuple[int, int]] = {}
-    for i, steps in enumerate(times):
-        for step in steps:
-            for buffer in (*step.buffers_read(), *((step.out,) if step.kind not in (Kind.OUTPUT, Kind.MOMENTS) else ())):
-                if buffer in which:
-                    lives[buffer] = lives.get(buffer, (i, i))[0], i
-    begins: dict[int, list[int]] = {}
-    ends: dict[int, list[int]] = {}
-    for buffer, (begin, end) in lives.items():
-        begins.setdefault(begin, []).append(buffer)
-        ends.setdefault(end, []).append(buffer)
-    offsets = [NONE] * len(sizes)
-    live: list[tuple[int, int]] = []  # (offset, size), sorted
-    peak = 0
-    for i in range(len(times)):
-        for buffer in begins.get(i, ()):
-            at = 0
-            for offset, taken in live:
-                if offset - at >= sizes[buffer]:
-                    break
-                at = offset + taken
-            offsets[buffer] = at
-            insort(live, (at, sizes[buffer]))
-            peak = max(peak, at + sizes[buffer])
-        for buffer in ends.get(i, ()):
-            live.remove((offsets[buffer], sizes[buffer]))
-    return offsets, peak

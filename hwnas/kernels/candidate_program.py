@@ -26,7 +26,8 @@ from hwnas import _native
 from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.tensor import TensorSpec
-from hwnas.kernels.candidate_plan import NONE, Placed, Plan, in_memory, is_depthwise, padded, plan
+from hwnas.kernels.candidate_plan import Placed, Plan, in_memory, is_depthwise, plan
+from hwnas.kernels.candidate_steps import NONE, padded
 from hwnas.kernels.memory import uninitialised_bytes
 
 

@@ -16,7 +16,7 @@ from hwnas.ir import prims
 from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
-from hwnas.kernels import candidate_plan, candidate_program
+from hwnas.kernels import candidate_phases, candidate_program
 from hwnas.kernels.candidate_program import CandidateProgram, Node
 from hwnas.lower.torch import Mode, apply_prim, to_torch
 from hwnas.space import Space
@@ -278,8 +278,8 @@ def test_storing_and_computing_again_agree(name: str, monkeypatch: pytest.Monkey
     batches, images = [network.images(35), network.images(9)], network.images(6)
     wanted, memory = network.reference(images, [output], batches), []
     for rate in (1e30, 1e-30):  # of memory
-        monkeypatch.setattr(candidate_plan, "MEMORY_RATE", rate)
-        monkeypatch.setattr(candidate_plan, "CACHE_RATE", rate)
+        monkeypatch.setattr(candidate_phases, "MEMORY_RATE", rate)
+        monkeypatch.setattr(candidate_phases, "CACHE_RATE", rate)
         program = network.program(output)
         program.calibrate(batches)
         assert_near(program.run(images), wanted, 1e-4)
