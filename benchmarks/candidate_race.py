@@ -15,13 +15,15 @@ import random
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.output import Output, add_save, device_name
 from hwnas.data import load_data
 from hwnas.ir.simplify import simplify
+from hwnas.lower.torch import to_torch
 from hwnas.spaces import make_space
-from hwnas.supernet import evaluate
-from hwnas.supernet.evaluate import Tally, evaluate_many
+from hwnas.supernet.derive import derive
+from hwnas.supernet.evaluate import recalibrate, tensors
 from hwnas.supernet.race import Race, Right
 from hwnas.supernet.supernet import Supernet
 from hwnas.supernet.train import Recipe, Sampler, train_supernet
@@ -37,26 +39,27 @@ def answers(candidates: int, epochs: int) -> Right:
     supernet, rng = Supernet(space), random.Random(0)
     sampler = Sampler("uniform", space.sample(rng), space.sample(rng))
     train_supernet(supernet, data.search, data.augmentation, Recipe(epochs=epochs), sampler, seed=0)
-    kept: list[Tally] = []
+    images, labels = tensors(data.search.validation)
+    right = []
+    for _ in range(candidates):
+        genotype = space.sample(rng)
+        network = to_torch(simplify(space.decode(genotype)), derive(supernet, genotype))
+        recalibrate(network, data.search.train)
+        with torch.inference_mode():
+            right.append((network(images).argmax(1) == labels).numpy())
+    return np.stack(right)
 
-    class Kept(Tally):
-        def __init__(self, networks: int) -> None:
-            super().__init__(networks)
-            kept.append(self)
 
-    evaluate.Tally = Kept  # type: ignore[misc]
-    evaluate_many(supernet, [simplify(space.decode(space.sample(rng))) for _ in range(candidates)], data.search)
-    return np.stack(kept[0].right)
-
-
-def race(right: Right, error: float, looks: int) -> tuple[list[int], int]:
+def race(right: Right, error: float) -> tuple[list[int], int]:
     """Who finishes, and how many images were looked at."""
-    rules, alive, start, looked = Race(error, looks), np.arange(len(right)), 0, 0
-    for end in rules.ends(right.shape[1]):
-        looked += len(alive) * (end - start)
-        if end < right.shape[1]:
-            alive = alive[rules.survivors(right[alive, :end], right.shape[1])]
-        start = end
+    looked = 0
+
+    def answer(which: NDArray[np.int64], start: int, end: int) -> Right:
+        nonlocal looked
+        looked += len(which) * (end - start)
+        return right[which, start:end]
+
+    alive, _ = Race(error).run(answer, len(right), right.shape[1], len(right))
     return alive.tolist(), looked
 
 
@@ -73,7 +76,7 @@ def main() -> None:
         for seed in range(args.seeds):
             rng = np.random.default_rng(seed)
             batch = right[rng.choice(len(right), BATCH, replace=False)][:, rng.permutation(right.shape[1])]
-            alive, seen = race(batch, error, Race.looks)
+            alive, seen = race(batch, error)
             accuracy = batch.sum(1)
             lost, looked = lost + (accuracy[alive].max(initial=0) < accuracy.max()), looked + seen
         case = f"{args.seeds} batches of {BATCH}, {right.shape[1]} images, accuracy {right.mean():.3f}, stated {error}"

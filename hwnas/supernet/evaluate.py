@@ -21,7 +21,7 @@ from hwnas.lower.torch import BN_MOMENTUM, ArchModule
 from hwnas.supernet.execute import Execution, in_parts
 from hwnas.supernet.executions import loader
 from hwnas.supernet.merge import merge
-from hwnas.supernet.race import Race, shuffled
+from hwnas.supernet.race import Race, Right, shuffled
 from hwnas.supernet.supernet import Supernet
 
 EVALUATION_BATCH = 512
@@ -150,6 +150,7 @@ def evaluate_many(
         validation = Split(validation.images[order], validation.labels[order])
     images, labels = tensors(validation, device)
     tally = Tally(len(archs))
+    incumbent: Right | None = None
     running: list[tuple[Sequence[int], Tensor, Tensor]] = []  # what a device may still be working on
     with torch.inference_mode():
         # A GPU works on one part while the next is prepared, so there are several.
@@ -159,30 +160,24 @@ def evaluate_many(
             for seen in running:
                 tally.add(*seen)
             if race:
-                _race(candidates, part, images, labels, limit, tally, race)
+
+                def answer(
+                    which: NDArray[np.int64],
+                    start: int,
+                    end: int,
+                    part: Execution = part,
+                    candidates: Sequence[int] = candidates,
+                ) -> Right:
+                    names = [candidates[i] for i in which.tolist()]
+                    tally.add(names, part.logits(images[start:end], limit, which.tolist()), labels[start:end])
+                    return np.stack([tally.right[name][start:end] for name in names])
+
+                _, incumbent = race.run(answer, len(candidates), len(labels), len(archs), incumbent)
             else:
                 running = [(candidates, part.logits(images, limit), labels)]
         for seen in running:
             tally.add(*seen)
     return tally.evaluations()
-
-
-def _race(
-    candidates: Sequence[int], part: Execution, images: Tensor, labels: Tensor, limit: int, tally: Tally, race: Race
-) -> None:
-    """The part's candidates over the images as far as the race takes them."""
-    alive, start = np.arange(len(candidates)), 0
-    for end in race.ends(len(labels)):
-        if not len(alive):
-            break
-        names = [candidates[i] for i in alive.tolist()]
-        tally.add(names, part.logits(images[start:end], limit, alive.tolist()), labels[start:end])
-        right = np.stack([tally.right[name] for name in names])
-        if end < len(labels):
-            alive = alive[race.survivors(right, len(labels), len(tally.right))]
-        else:
-            race.finish(right)
-        start = end
 
 
 def recalibrate(network: ArchModule, split: Split, batch_size: int = 128, batches: int = 4, seed: int = 0) -> None:

@@ -11,17 +11,17 @@ from hwnas.errors import UserError
 from hwnas.supernet.race import Race, shuffled
 
 
-def run(race: Race, right: np.ndarray) -> tuple[list[int], int]:
-    """Who finishes, and how many answers were looked at."""
-    alive, start, looked = np.arange(len(right)), 0, 0
-    images = right.shape[1]
-    for end in race.ends(images):
-        looked += len(alive) * (end - start)
-        if end < images:
-            alive = alive[race.survivors(right[alive, :end], images)]
-        start = end
-    race.finish(right[alive])
-    return alive.tolist(), looked
+def run(race: Race, right: np.ndarray, entrants: int = 0, incumbent: np.ndarray | None = None):
+    """Who finishes, how many answers were looked at, and the best until now."""
+    looked = 0
+
+    def answer(which: np.ndarray, start: int, end: int) -> np.ndarray:
+        nonlocal looked
+        looked += len(which) * (end - start)
+        return right[which, start:end]
+
+    alive, best = race.run(answer, len(right), right.shape[1], entrants or len(right), incumbent)
+    return alive.tolist(), looked, best
 
 
 def answers(rng: np.random.Generator, accuracies: np.ndarray, images: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_the_best_is_stopped_no_more_often_than_stated_and_work_is_saved():
     for _ in range(400):
         right = answers(rng, rng.uniform(0.4, 0.7, 40), 400)
         order = rng.permutation(400)
-        alive, seen = run(Race(error=0.1), right[:, order])
+        alive, seen, _ = run(Race(error=0.1), right[:, order])
         best = right.sum(1).max()
         lost += not any(right[i].sum() == best for i in alive)
         looked, whole = looked + seen, whole + right.size
@@ -55,9 +55,16 @@ def test_equals_are_hardly_ever_stopped():
 
 
 @given(images=st.integers(1, 300), looks=st.integers(1, 9))
-def test_looks_double_and_end_with_all_images(images, looks):
-    ends = Race(looks=looks).ends(images)
-    assert ends == sorted(set(ends))
+def test_looks_double_and_everybody_sees_the_images_in_order(images, looks):
+    seen = [0]
+
+    def answer(which, start, end):
+        assert start == seen[-1] < end
+        seen.append(end)
+        return np.ones((len(which), end - start), bool)
+
+    Race(looks=looks).run(answer, 3, images, 3)
+    ends = seen[1:]
     assert ends[-1] == images
     assert all(e in {max(1, images >> i) for i in range(looks + 1)} for e in ends)
     assert len(ends) <= looks + 1
@@ -67,7 +74,7 @@ def test_looks_double_and_end_with_all_images(images, looks):
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 60))
 def test_somebody_always_goes_on_and_duplicates_share_their_fate(seed, count, seen):
     right = np.random.default_rng(seed).random((count, seen)) < 0.5
-    alive = set(Race(error=0.99, looks=1).survivors(np.concatenate([right, right]), 2 * seen).tolist())
+    alive = set(Race(error=0.99, looks=1).survivors(np.concatenate([right, right]), 2 * seen, 2 * count).tolist())
     assert alive
     assert all((i in alive) == (i + count in alive) for i in range(count))
 
@@ -75,18 +82,29 @@ def test_somebody_always_goes_on_and_duplicates_share_their_fate(seed, count, se
 def test_whoever_cannot_catch_up_is_stopped():
     right = np.zeros((2, 90), bool)
     right[0, :11] = True
-    assert Race(error=1e-9).survivors(right, 100).tolist() == [0]  # 11 behind, 10 left
-    assert Race(error=1e-9).survivors(right, 101).tolist() == [0, 1]
+    assert Race(error=1e-9).survivors(right, 100, 2).tolist() == [0]  # 11 behind, 10 left
+    assert Race(error=1e-9).survivors(right, 101, 2).tolist() == [0, 1]
 
 
-def test_the_best_so_far_stops_later_batches():
+def test_the_best_so_far_stops_later_heats():
     rng = np.random.default_rng(2)
-    race = Race()
-    assert run(race, np.ones((1, 200), bool))[0] == [0]
-    alone = answers(rng, np.array([0.3]), 200)
-    assert run(Race(), alone)[0] == [0]
-    assert run(race, alone)[0] == []
-    assert race.incumbent.all()
+    race, alone = Race(), answers(rng, np.array([0.3]), 200)
+    alive, _, best = run(race, np.ones((1, 200), bool), 2)
+    assert alive == [0]
+    assert best.all()
+    assert run(race, alone, 2)[0] == [0]
+    alive, looked, best = run(race, alone, 2, best)
+    assert alive == []
+    assert looked < 200
+    assert best.all()
+
+
+def test_the_error_is_shared_out_among_all_who_entered():
+    """Ten behind on the ten images that tell them apart: enough against one opponent, not against ten thousand."""
+    right = np.zeros((2, 20), bool)
+    right[0, :10] = True
+    assert Race(error=0.05, looks=1).survivors(right, 1000, 2).tolist() == [0]
+    assert Race(error=0.05, looks=1).survivors(right, 1000, 10_000).tolist() == [0, 1]
 
 
 def test_an_order_for_each_seed():
