@@ -81,20 +81,25 @@ def at_moments(setter: Set, tick: Callable[[], None]) -> None:
         setter(module, "write_file", write)
 
 
-def main() -> None:
-    moment, number, *arguments = sys.argv[1:]
+def at_moment(setter: Set, moment: int, act: Callable[[], None]) -> None:
+    """Acts at one of these moments, counted from 1."""
     passed = 0
 
     def tick() -> None:
         nonlocal passed
         passed += 1
-        if passed == int(moment):
-            os.kill(os.getpid(), signal.Signals[number])
+        if passed == moment:
+            act()
 
+    at_moments(setter, tick)
+
+
+def main() -> None:
+    moment, number, *arguments = sys.argv[1:]
     # Whoever was started in the background of a shell ignores SIGINT, and so do its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     install(setattr)
-    at_moments(setattr, tick)
+    at_moment(setattr, int(moment), lambda: os.kill(os.getpid(), signal.Signals[number]))
     sys.argv = ["hwnas", *arguments]
     from hwnas.cli import main as command_line
 

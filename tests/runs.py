@@ -33,6 +33,10 @@ class Boom(BaseException):
     """As a kill would be: nothing in hwnas catches it."""
 
 
+def boom() -> None:
+    raise Boom
+
+
 def small_space() -> Space:
     return make_space(SPACE, input=(1, 8, 8), classes=10)
 

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 from command_line import ENVIRONMENT, HERE
-from fake_device import at_moments
-from runs import FILES, Boom, answer, flags, run, small_space
+from fake_device import at_moment, at_moments
+from runs import FILES, Boom, answer, boom, flags, run, small_space
 
 import hwnas.compile.winner
+from hwnas.compile.phases import fully_scored
 from hwnas.compile.scoring import Scoring, score_of
 from hwnas.errors import UserError
 from hwnas.evaluation.evaluators import supernet
@@ -138,16 +139,8 @@ def test_stopped_anywhere_a_joint_search_goes_on_to_the_same_answer(joint, tmp_p
         run(tmp_path, "counted", **JOINT)
     rng = random.Random(0)
     for stop in (*sorted(rng.sample(range(3, total), 3)), total):
-        passed = 0
-
-        def tick(stop=stop):
-            nonlocal passed
-            passed += 1
-            if passed == stop:
-                raise Boom
-
         with monkeypatch.context() as patch:
-            at_moments(patch.setattr, tick)
+            at_moment(patch.setattr, stop, boom)
             with pytest.raises(Boom):
                 run(tmp_path, f"stopped{stop}", **JOINT)
         run(tmp_path, f"stopped{stop}", **JOINT, resume=True)
@@ -271,6 +264,19 @@ def test_groups_are_the_same_after_an_interruption(together, seed):
         assert found == whole
         if stop == len(whole):
             assert again.groups == []
+
+
+def test_estimates_are_no_answers():
+    assert score_of({"accuracy": 0.9, "loss": 0.1}).complete
+    assert score_of({"accuracy": 0.9, "complete": 1.0}).complete
+    estimate = score_of({"accuracy": 0.9, "loss": 0.1, "complete": 0.0})
+    assert not estimate.complete
+
+    def candidate(score, fidelity=1.0):
+        return Candidate(Trial((0,), fidelity), "", score, {})
+
+    whole, cheap = candidate(Score(0.5, 1.0)), candidate(Score(0.95, 0.0), 0.5)
+    assert fully_scored([cheap, candidate(estimate), whole]) == [whole]
 
 
 def test_what_diverged_is_worse_than_anything():

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_device import at_moments, slowed
-from runs import FILES, SPACE, Boom, answer, run
+from fake_device import at_moment, at_moments, slowed
+from runs import FILES, SPACE, Boom, answer, boom, run
 
 import hwnas.compile.phases
 import hwnas.compile.prediction
@@ -40,16 +40,8 @@ def test_stopped_in_every_phase_and_resumed_it_gives_the_same_answer(undisturbed
     phases = set()
     for stop in stops:
         name = f"stopped{stop}"
-        passed = 0
-
-        def tick(stop=stop):
-            nonlocal passed
-            passed += 1
-            if passed == stop:
-                raise Boom
-
         with monkeypatch.context() as patch:
-            at_moments(patch.setattr, tick)
+            at_moment(patch.setattr, stop, boom)
             with pytest.raises(Boom):
                 run(folder, name)
         left = {p.name for p in (folder / name).iterdir()} if (folder / name).exists() else set()

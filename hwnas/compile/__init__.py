@@ -117,7 +117,7 @@ def compile_network(
     dataset = load_data(data, seed=seed, size=size, limit=limit, progress=lambda done, total: watch("data", done, total, ""))
     networks = _networks(space, dataset)
     searched = with_training_choices(networks, options)
-    make_strategy(strategy, dry_admission(searched, limits), seed)  # refuses its arguments
+    front = make_strategy(strategy, dry_admission(searched, limits), seed).seeks_front  # refuses its arguments
     config = Config(
         space=space, space_fingerprint=networks.fingerprint, data=data, data_fingerprint=_data_fingerprint(dataset), size=size,
         limit=limit, device=device, budget=dict(limits.limits), strategy=strategy, predictor=predictor, evaluator=evaluator,
@@ -128,7 +128,7 @@ def compile_network(
     )  # fmt: skip
     # The supernet, if one is needed, is trained later.
     supernet = Supernet(searched, seed) if kind.needs_supernet else None
-    scorer = make_evaluator(evaluator, Setting(searched, dataset.search, dataset.augmentation, seed, supernet))
+    scorer = make_evaluator(evaluator, Setting(searched, dataset.search, dataset.augmentation, seed, supernet, front))
     if folder.path.exists():
         folder.start(config, resume)  # a folder that may not be used is refused before any work
     if folder.report.exists():

@@ -44,9 +44,9 @@ def answer(run: Run) -> Report:
 
 
 def fully_scored(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Those whose score can be compared: of the highest fidelity that any has."""
+    """Those whose score is no estimate: evaluated to the end, at the highest fidelity that any has."""
     highest = max(c.trial.fidelity for c in candidates)
-    return [c for c in candidates if c.trial.fidelity == highest]
+    return [c for c in candidates if c.trial.fidelity == highest and c.score.complete]
 
 
 def _train_supernet(run: Run, supernet: Supernet) -> None:

@@ -67,9 +67,9 @@ class Scoring:
 def score_of(metrics: Metrics) -> Score:
     """What the evaluator is about counts as accuracy; where it knows no loss, equals stay equals. Training that diverged is
     worse than any other."""
-    value, loss = next(iter(metrics.values())), metrics.get("loss", 0.0)
+    value, loss, complete = next(iter(metrics.values())), metrics.get("loss", 0.0), metrics.get("complete", 1.0) == 1
     worst = sys.float_info.max
-    return Score(value if math.isfinite(value) else -worst, loss if math.isfinite(loss) else worst)
+    return Score(value if math.isfinite(value) else -worst, loss if math.isfinite(loss) else worst, complete)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def evaluating(run: Run) -> Iterator[EvaluateGroups]:
         return
     task = Task(
         config.space, config.data, config.evaluator, config.seed, config.size, config.limit, config.training, config.threads,
-        supernet=str(run.folder.supernet) if question.supernet else None,
+        supernet=str(run.folder.supernet) if question.supernet else None, front=question.evaluator.setting.front,
     )  # fmt: skip
     with Workers(task, run.workers) as workers:
         yield workers.evaluate_groups

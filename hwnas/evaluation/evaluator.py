@@ -24,13 +24,15 @@ Metrics = dict[str, float]
 @dataclass(frozen=True, eq=False)
 class Setting:
     """Where genotypes are evaluated. `supernet`: for evaluators that need one; trained before the first evaluation, but perhaps
-    not yet when the evaluator is made."""
+    not yet when the evaluator is made. front: a whole front is sought, so that also what is not the best is evaluated to its
+    end."""
 
     space: Space
     data: SearchData
     augmentation: Augmentation
     seed: int = 0
     supernet: Supernet | None = None
+    front: bool = False
 
     def arch(self, genotype: Genotype) -> Arch:
         return simplify(self.space.decode(genotype))
@@ -56,6 +58,7 @@ class Evaluator(ABC):
     def evaluate(self, genotype: Genotype, fidelity: float = 1.0) -> Metrics:
         """Metrics by name; the first is what the evaluator is about, and higher is better.
 
+        `complete`, if it is among them and 0: the evaluation ended early, and the others are estimates.
         `fidelity`: the share of the full effort, above 0 and at most 1, where the evaluator knows such a thing. The result
         depends on setting, genotype and fidelity alone: not on what was evaluated before, nor on the process.
         """

@@ -34,7 +34,8 @@ def build(task: Task) -> Evaluator:
     if task.supernet:
         supernet = Supernet(space, task.seed)
         load_weights(Path(task.supernet), supernet)
-    return make_evaluator(task.evaluator, Setting(space, dataset.search, dataset.augmentation, task.seed, supernet))
+    setting = Setting(space, dataset.search, dataset.augmentation, task.seed, supernet, task.front)
+    return make_evaluator(task.evaluator, setting)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class Task:
 
     `space` without input and classes, which are the data's. `training`: training choices to add to it, with their values.
     `threads` of each worker: part of the task, since a sum may round otherwise with another number. `supernet`: the checkpoint
-    file of a trained one, for evaluators that need it.
+    file of a trained one, for evaluators that need it. `front`: as in Setting.
     """
 
     space: str
@@ -45,6 +45,7 @@ class Task:
     training: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 1
     supernet: str | None = None
+    front: bool = False
     plugins: tuple[str, ...] = ()
 
 

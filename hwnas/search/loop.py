@@ -77,7 +77,7 @@ def _row(candidate: Candidate) -> dict[str, object]:
     effort = {} if candidate.trial.fidelity == 1 else {"fidelity": candidate.trial.fidelity}
     return {
         "genotype": list(candidate.genotype), **effort, "key": candidate.key, "accuracy": candidate.score.accuracy,
-        "loss": candidate.score.loss, "metrics": candidate.metrics,
+        "loss": candidate.score.loss, **({} if candidate.score.complete else {"complete": False}), "metrics": candidate.metrics,
     }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def _read(row: dict[str, object], history: Journal) -> Candidate:
     try:
         genotype = tuple(int(v) for v in row["genotype"])  # type: ignore[attr-defined]
         trial = Trial(genotype, float(row.get("fidelity", 1.0)))  # type: ignore[arg-type]
-        score = Score(float(row["accuracy"]), float(row["loss"]))  # type: ignore[arg-type]
+        score = Score(float(row["accuracy"]), float(row["loss"]), row.get("complete", True) is True)  # type: ignore[arg-type]
         return Candidate(trial, str(row["key"]), score, dict(row["metrics"]))  # type: ignore[call-overload]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{history.path} has a row that is not a candidate", got=str(row)[:80]) from None

@@ -19,11 +19,13 @@ _TRIES = 12  # proposals that may be networks seen before
 @dataclass(frozen=True)
 class Score:
     """`accuracy` on the validation split, 0 to 1, or what else an evaluator is about, such as a proxy's value; higher is
-    better. `loss` there, which ranks architectures of one accuracy.
+    better. `loss` there, which ranks architectures of one accuracy. Not `complete`: the evaluation ended early, because another
+    was seen to be better, and both are estimates.
     """
 
     accuracy: float
     loss: float
+    complete: bool = True
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -49,6 +51,11 @@ class Strategy(ABC):
         self.admission = admission
         self.rng = random.Random(seed)
         self.asked: set[str] = set()  # keys of networks, as far as `fresh` found them
+
+    @property
+    def seeks_front(self) -> bool:
+        """Whether it is after the best network for every cost, rather than the best."""
+        return False
 
     @abstractmethod
     def ask(self, count: int = 1) -> list[Trial]:

@@ -15,7 +15,7 @@ from hwnas.ir.tensor import TensorSpec
 from hwnas.lower.torch import ACTIVATIONS, Mode, apply_prim
 from hwnas.supernet.fuse import Norm, Step, fuse
 from hwnas.supernet.merge import Program, Weight
-from hwnas.supernet.schedule import Schedule
+from hwnas.supernet.schedule import Plan, Schedule
 
 Weights = Callable[[Weight], Tensor]
 TILE = 512  # images that PyTorch takes through a program at once
@@ -73,13 +73,17 @@ def in_parts(
             )  # fmt: skip
 
 
+Normalise = Callable[[int, Norm, Tensor], Tensor]  # of a step by its number
+
+
 class TorchExecution(Execution):
     """Step after step, depth first, with PyTorch's operators. Statistics and logits lie where the weights lie."""
 
     def __init__(self, program: Program, weights: Weights) -> None:
         self.fused, self.weights = fuse(program), weights
         self.everyone = range(len(program.outputs))
-        self.plan = Schedule(self.fused, self).plan(self.everyone, breadth=False)
+        self.schedule = Schedule(self.fused, self)
+        self.plan = self.schedule.plan(self.everyone, breadth=False)
         self.statistics: dict[int, tuple[Tensor, Tensor]] = {}  # of a step's norm: mean and variance
 
     def memory(self, images: int) -> int:
@@ -101,7 +105,7 @@ class TorchExecution(Execution):
                 running = self.statistics.setdefault(number, (x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])))
                 return F.batch_norm(x, *running, *self._affine(norm), True, momentum, norm.eps)
 
-            self._run(images, normalise, self.everyone)
+            self._run(images, normalise, self.plan, self.everyone)
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
         def normalise(number: int, norm: Norm, x: Tensor) -> Tensor:
@@ -109,10 +113,11 @@ class TorchExecution(Execution):
 
         candidates = self.everyone if wanted is None else wanted
         tile = min(TILE, max(1, limit // self.plan.peak_bytes))
-        return torch.cat([self._run(part, normalise, candidates) for part in images.split(tile)], 1)  # type: ignore[no-untyped-call]
+        plan = self.plan if wanted is None else self.schedule.plan(candidates, breadth=False)
+        parts: Sequence[Tensor] = images.split(tile)  # type: ignore[no-untyped-call]
+        return torch.cat([self._run(part, normalise, plan, candidates) for part in parts], 1)
 
-    def _run(self, images: Tensor, normalise: Callable[[int, Norm, Tensor], Tensor], candidates: Sequence[int]) -> Tensor:
-        plan = self.plan if candidates is self.everyone else Schedule(self.fused, self).plan(candidates, False)
+    def _run(self, images: Tensor, normalise: Normalise, plan: Plan, candidates: Sequence[int]) -> Tensor:
         values = {0: images}
         for stage, dead in zip(plan.stages, plan.dead, strict=True):
             for number in stage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,12 @@ from hwnas.evaluation.training_choices import OPTIONS, parse_training, training_
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
 from hwnas.plugins import known
+from hwnas.search.admission import Admission, Traits
 from hwnas.search.inner import search_additive
-from hwnas.search.strategy import Trial
+from hwnas.search.strategy import Trial, make_strategy
 from hwnas.spaces import make_space
-from hwnas.supernet.evaluate import evaluate
+from hwnas.supernet.evaluate import Evaluation, evaluate
+from hwnas.supernet.race import Race
 from hwnas.supernet.supernet import Supernet
 from hwnas.supernet.train import Recipe, train_network
 
@@ -119,6 +123,28 @@ def test_metrics_are_those_of_sklearn():
     assert found.precision == pytest.approx(precision_score(right, predicted, **average))
     assert found.recall == pytest.approx(recall_score(right, predicted, **average))
     assert found.loss == pytest.approx(log_loss(right, logits.softmax(1).numpy()), rel=1e-5)
+
+
+@pytest.mark.parametrize("front", [False, True])
+def test_a_race_leaves_estimates_unless_a_front_is_sought(front, monkeypatch):
+    races = []
+
+    def half_way(supernet, archs, data, *, race, **rest):
+        races.append(race)
+        whole = len(data.validation)
+        return [Evaluation(0.5, 0.8, 0.8, 0.8, 0.8, images) for images in (whole // 2, whole)]
+
+    monkeypatch.setattr("hwnas.evaluation.evaluators.supernet.evaluate_many", half_way)
+    evaluator = make_evaluator("supernet(race=0.02)", replace(setting(), front=front))
+    found = evaluator.evaluate_many([Trial(GENOTYPES[0]), Trial(GENOTYPES[1])])
+    assert [row["complete"] for row in found] == [0, 1]
+    assert races == [None if front else Race(0.02)]
+
+
+def test_strategies_say_whether_they_seek_a_front():
+    admission = Admission(SPACE, lambda g: 0.0, GENOTYPES[0], lambda g: Traits(str(g), {"macs": 1.0}))
+    texts = {"nsga2": True, "auto": False, "auto(front='macs')": True, "bayesian(front='macs')": True, "evolution": False}
+    assert {text: make_strategy(text, admission, 0).seeks_front for text in texts} == texts
 
 
 def test_training_is_the_training_of_the_network():

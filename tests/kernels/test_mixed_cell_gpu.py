@@ -11,7 +11,7 @@ from hwnas.kernels.batch_norm import batch_norm, batch_norm_reference
 from hwnas.kernels.mixed_cell import _forward_op, mixed_cell, mixed_cell_reference
 from tests.kernels.test_mixed_cell import gradients, operands
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_and_poisoned")]
 
 # (n, c, h, w, nodes, reduction): odd sizes, one pixel, channels that no tuned kernel takes; then the search network's.
 GENERAL = [
@@ -29,18 +29,6 @@ TUNED = [
     (1, 16, 64, 64, 2, True), (1, 32, 32, 16, 2, False),
 ]  # fmt: skip
 NAMES = ("y", "ds0", "ds1", "dgates", "ddw", "dpw", "dfr")
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Products in full float32, and every fresh tensor full of NaN, so that what is not written shows."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 def on_gpu(shape, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hwnas.kernels.relu_pointwise import _forward_op, relu_pointwise, relu_pointwise_reference
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_and_poisoned")]
 
 # (n, c, h, w, channels out): the search network's, more tiles than blocks, one tile; then what the kernel does not cover.
 SHAPES = [
@@ -16,18 +16,6 @@ SHAPES = [
     (70, 16, 32, 32, 32), (1, 16, 16, 8, 16), (1, 256, 16, 8, 32), (2, 16, 8, 8, 64), (300, 32, 8, 8, 64), (2, 256, 16, 16, 16),
     (2, 20, 5, 7, 8), (1, 16, 8, 8, 16),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Products in full float32, and every fresh tensor full of NaN, so that what is not written shows."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 def operands(shape, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

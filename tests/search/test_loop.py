@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,18 @@ def test_what_is_replayed_is_not_evaluated_again(tmp_path):
     assert run_search(strategy(), one_by_one(never), Journal.resume(path), 10) == whole
     assert run_search(strategy(), one_by_one(never), Journal.resume(path), 4) == whole[:4]
     assert len(rows(path)) == 10
+
+
+def test_estimates_are_told_as_such_when_replayed(tmp_path):
+    def estimate(trial):
+        found = evaluate(trial)
+        complete = random.Random(found.key).random() < 0.5
+        return replace(found, score=replace(found.score, complete=complete))
+
+    path = tmp_path / "history.jsonl"
+    whole = run_search(strategy(), one_by_one(estimate), Journal.create(path, HEADER), 10)
+    assert len({c.score.complete for c in whole}) == 2
+    assert run_search(strategy(), one_by_one(estimate), Journal.resume(path), 10) == whole
 
 
 @pytest.mark.parametrize(

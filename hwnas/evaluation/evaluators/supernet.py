@@ -21,8 +21,8 @@ class Evaluator(evaluator.Evaluator):
     """A fidelity below 1 looks at that share of the validation split.
 
     race: in a group, trials that another has left behind stop early; the probability that the best is stopped by mistake. 0: no
-    trial is. memory_mib: of activations alive at once, by default 1 GiB
-    on a processor and 8 on a GPU.
+    trial is, as in a search for a front. memory_mib: of activations alive at once, by default 1 GiB on a processor and 8 on a
+    GPU.
     """
 
     needs_supernet = True
@@ -46,11 +46,14 @@ class Evaluator(evaluator.Evaluator):
         for fidelity in sorted({trial.fidelity for trial in trials}):
             check_fidelity(fidelity)
             chosen = [i for i, trial in enumerate(trials) if trial.fidelity == fidelity]
+            race = Race(self.race) if self.race and not self.setting.front else None
+            data = self._data(fidelity)
             evaluations = evaluate_many(
-                self.supernet, [self.setting.arch(trials[i].genotype) for i in chosen], self._data(fidelity),
-                seed=self.setting.seed, memory_limit=self.memory_limit, race=Race(self.race) if self.race else None,
+                self.supernet, [self.setting.arch(trials[i].genotype) for i in chosen], data,
+                seed=self.setting.seed, memory_limit=self.memory_limit, race=race,
             )  # fmt: skip
-            found |= {i: quality(evaluation) for i, evaluation in zip(chosen, evaluations, strict=True)}
+            for i, evaluation in zip(chosen, evaluations, strict=True):
+                found[i] = {**quality(evaluation), "complete": float(evaluation.images == len(data.validation))}
         return [found[i] for i in range(len(trials))]
 
     def _data(self, fidelity: float) -> SearchData:

@@ -38,6 +38,10 @@ class Strategy(strategy.Strategy):
         self.told: list[tuple[Trial, Score]] = []
         self.rest: list[Genotype] = []  # of a listed space, the most promising last
 
+    @property
+    def seeks_front(self) -> bool:
+        return self.surrogate.seeks_front
+
     def ask(self, count: int = 1) -> list[Trial]:
         if len(self.told) < self.judged:
             return self.surrogate.ask(min(count, self.judged - len(self.told)))

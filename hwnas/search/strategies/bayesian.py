@@ -55,6 +55,10 @@ class Strategy(strategy.Strategy):
         self.pool: Pool | None = None
         self.process: BlockGP | None = None
 
+    @property
+    def seeks_front(self) -> bool:
+        return bool(self.front)
+
     def ask(self, count: int = 1) -> list[Trial]:
         left = self.initial - len(self.told)
         if left > 0:

@@ -33,6 +33,10 @@ class Strategy(strategy.Strategy):
         self.fitness: list[tuple[int, float]] = []  # of each parent: its front, minus its crowding distance
         self.children: list[tuple[Genotype, Score]] = []
 
+    @property
+    def seeks_front(self) -> bool:
+        return True
+
     def ask(self, count: int = 1) -> list[Trial]:
         if len(self.children) >= self.size:
             self._survive()
