@@ -7,8 +7,8 @@ evolutionary search that has found what it prefers (regularized evolution on an 
 drawn at random). Each candidate is recalibrated on 4 batches of 128 images and scored on 1,000. One by one means what a search
 did without merging: the derived network as a PyTorch module, eagerly or compiled, its activations channels last. That takes
 too long for all, so it is timed on a sample, and on a smaller one compiled; rounds interleave the sides. The sample's losses
-must agree to 1e-5 before anything is timed. `compile` counts compilation, which every new architecture needs. Memory is the
-peak of what a fresh process adds (CPU) or allocates (CUDA).
+must agree to 1e-5, or no figure is given. `compile` counts compilation, which every new architecture needs. Memory is the
+peak of what a fresh process adds (CPU) or allocates (CUDA) once a small candidate has loaded all libraries.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from benchmarks.output import Output, add_save, device_name
 from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
-from hwnas.lower.torch import ArchModule, to_torch
+from hwnas.lower.torch import to_torch
 from hwnas.search.admission import Admission, Traits
 from hwnas.search.strategy import Score, make_strategy
 from hwnas.space import Genotype, Space
@@ -92,24 +92,23 @@ def generation(space: Space, count: int) -> list[Genotype]:
     return [trial.genotype for trial in strategy.ask(count)]
 
 
-def one_by_one(supernet: Supernet, device: str, wrap: Callable[[ArchModule], Any]) -> Evaluate:
+def one_by_one(supernet: Supernet, data: SearchData, device: str, compiled: bool = False) -> Evaluate:
     """Recalibration and validation of one derived network."""
     layout = torch.channels_last
-    training, validation = (
-        torch.from_numpy(s.images).to(device).contiguous(memory_format=layout) for s in (DATA.train, DATA.validation)
-    )
-    labels = torch.from_numpy(DATA.validation.labels).to(device)
+    training, validation = (torch.from_numpy(s.images).to(device, memory_format=layout) for s in (data.train, data.validation))
+    labels = torch.from_numpy(data.validation.labels).to(device)
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(training))).to(device)
 
     def evaluate(genotype: Genotype) -> float:
         arch = simplify(supernet.space.decode(genotype))
         network = to_torch(arch, derive(supernet, genotype)).to(device)
-        run = wrap(network)
+        run = torch.compile(network, dynamic=False) if compiled else network
         with torch.no_grad():
             network.train()
-            for i in range(BATCHES):
-                network.bn_momentum = 1 / (i + 1)
-                run(training[order[i * BATCH : (i + 1) * BATCH]])
+            for i, batch in enumerate(order.split(BATCH), start=1):
+                # Every momentum would be compiled anew; another costs the same.
+                network.bn_momentum = 1 / BATCHES if compiled else 1 / i
+                run(training[batch])
             network.eval()
             logits = torch.cat([run(part) for part in validation.split(TILE)])  # type: ignore[no-untyped-call]
             return scores(logits, labels)
@@ -125,15 +124,9 @@ def scores(logits: Tensor, labels: Tensor) -> float:
     return float(F.cross_entropy(logits, labels))
 
 
-def merged(supernet: Supernet, genotypes: Sequence[Genotype], **options: Any) -> list[Evaluation]:
+def merged(supernet: Supernet, genotypes: Sequence[Genotype], data: SearchData) -> list[Evaluation]:
     archs = [simplify(supernet.space.decode(genotype)) for genotype in genotypes]
-    return evaluate_many(supernet, archs, DATA, batch_size=BATCH, batches=BATCHES, seed=0, **options)
-
-
-def side(name: str, supernet: Supernet, device: str) -> Evaluate:
-    if name == "eager":
-        return one_by_one(supernet, device, lambda network: network)
-    return one_by_one(supernet, device, lambda network: torch.compile(network, dynamic=False))
+    return evaluate_many(supernet, archs, data, batch_size=BATCH, batches=BATCHES, seed=0)
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -146,29 +139,23 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def peak_mib(space: str, batch: str, name: str, device: str, limit: int | None) -> float:
-    """Of a fresh process: what scoring adds to resident memory, after a small candidate has loaded all libraries."""
-    command = [sys.executable, "-m", "benchmarks.candidate_evaluation", "--device", device, "--space", space]
-    command += ["--memory-of", batch, name, *([str(limit)] if limit else [])]
+def peak_mib(space: str, batch: str, name: str, device: str, candidates: int) -> float:
+    """Of a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.candidate_evaluation", "--device", device, "--space", space, "--batch", batch]
+    command += ["--candidates", str(candidates), "--memory-of", name]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def memory_of(space: str, batch: str, name: str, device: str, limit: int | None) -> float:
-    supernet, genotypes = prepared(space, batch, 256, device)
-    options = {} if limit is None else {"memory_limit": limit}
+def memory_of(space: str, batch: str, name: str, device: str, candidates: int) -> float:
+    supernet, genotypes = prepared(space, batch, candidates, device)
 
     def work(chosen: Sequence[Genotype], data: SearchData) -> None:
         if name == "merged":
-            archs = [simplify(supernet.space.decode(genotype)) for genotype in chosen]
-            evaluate_many(supernet, archs, data, batch_size=BATCH, batches=BATCHES, **options)
+            merged(supernet, chosen, data)
         else:
-            side(name, supernet, device)(chosen[0])
+            one_by_one(supernet, data, device)(chosen[0])
 
-    small = SearchData(
-        Split(DATA.train.images[:8], DATA.train.labels[:8]), Split(DATA.validation.images[:8], DATA.validation.labels[:8])
-    )
-    if name == "merged":
-        work(genotypes[:1], small)
+    work(genotypes[:1], SearchData(*(Split(s.images[:8], s.labels[:8]) for s in (DATA.train, DATA.validation))))
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -207,36 +194,37 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
 
     program = merge([simplify(supernet.space.decode(g)) for g in genotypes])
     yield row("nodes", len(program.values), "prims", "one by one", program.unmerged, inverse=True)
-    sample = random.Random(2).sample(range(len(genotypes)), args.sample)
-    eager = side("eager", supernet, device)
-    found = merged(supernet, genotypes)
-    error = max(abs(found[i].loss - (loss := eager(genotypes[i]))) / abs(loss) for i in sample)
-    yield row("loss_error", error, "relative to eager")
-    if not error <= 1e-5:
-        raise SystemExit(f"{case}: losses differ by {error:.1e} from one by one: not timed")
+    chosen = random.Random(2).sample(genotypes, args.sample)
+    eager, compiled = one_by_one(supernet, DATA, device), one_by_one(supernet, DATA, device, compiled=True)
+    exact = [eager(genotype) for genotype in chosen]  # which warms it up
+    found = {tuple(g): e.loss for g, e in zip(chosen, merged(supernet, chosen, DATA), strict=True)}
+    error = max(abs(found[g] - loss) / abs(loss) for g, loss in zip(chosen, exact, strict=True))
     times: dict[str, list[float]] = {"merged": [], "eager": []}
     for _ in range(args.rounds):
-        times["merged"].append(seconds(lambda: merged(supernet, genotypes), device) / len(genotypes))
-        times["eager"].append(seconds(lambda: [eager(genotypes[i]) for i in sample], device) / len(sample))
+        all_of_them: list[Evaluation] = []
+        times["merged"].append(seconds(lambda: all_of_them.extend(merged(supernet, genotypes, DATA)), device) / len(genotypes))  # noqa: B023
+        times["eager"].append(seconds(lambda: [eager(g) for g in chosen], device) / len(chosen))
+        losses = {tuple(g): e.loss for g, e in zip(genotypes, all_of_them, strict=True)}
+        error = max(error, *(abs(losses[g] - loss) / abs(loss) for g, loss in zip(chosen, exact, strict=True)))
+    yield row("loss_error", error, "relative to eager")
+    if not error <= 1e-5:
+        raise SystemExit(f"{case}: losses differ by {error:.1e} from one by one")
     if args.compiled:
-        compiled = side("compile", supernet, device)
-        chosen = [genotypes[i] for i in sample[: args.compiled]]
-        times["compile"] = [seconds(lambda g=g: compiled(g), device) for g in chosen]  # type: ignore[misc]
-        times["merged"].append(seconds(lambda: merged(supernet, genotypes), device) / len(genotypes))
+        times["compile"] = [seconds(lambda g=g: compiled(g), device) for g in chosen[: args.compiled]]  # type: ignore[misc]
     rate = {name: 1 / statistics.median(values) for name, values in times.items()}
     spread = max(times["merged"]) / min(times["merged"]) - 1
     for name in times:
         if name != "merged":
             yield row("speed", rate["merged"], "candidates/s", name, rate[name], spread)
     if args.memory:
-        yield row(
-            "peak_memory",
-            peak_mib(space, batch, "merged", device, None),
-            "MiB",
-            "eager",
-            peak_mib(space, batch, "eager", device, None),
-            inverse=True,
-        )
+        peaks = [peak_mib(space, batch, name, device, len(genotypes)) for name in ("merged", "eager")]
+        yield row("peak_memory", peaks[0], "MiB", "eager", peaks[1], inverse=True)
+
+
+def at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
 
 
 def main() -> None:
@@ -244,18 +232,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--space", choices=tuple(SPACES), nargs="+", default=tuple(SPACES))
     parser.add_argument("--batch", choices=("random", "evolution"), nargs="+", default=("random", "evolution"))
-    parser.add_argument("--candidates", type=int, default=256)
-    parser.add_argument("--sample", type=int, default=6, help="candidates that are scored one by one")
+    parser.add_argument("--candidates", type=at_least_one, default=256)
+    parser.add_argument("--sample", type=at_least_one, default=6, help="candidates that are scored one by one")
     parser.add_argument("--compiled", type=int, default=1, help="candidates that are compiled one by one")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=at_least_one, default=3)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     add_save(parser)
-    parser.add_argument("--memory-of", nargs="+", help=argparse.SUPPRESS)  # what peak_mib starts
+    parser.add_argument("--memory-of", choices=("merged", "eager"), help=argparse.SUPPRESS)  # what peak_mib starts
     args = parser.parse_args()
+    if args.sample > args.candidates:
+        parser.error("--sample takes at most as many as there are candidates")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if args.memory_of:
-        batch, name, *limit = args.memory_of
-        print(memory_of(args.space[0], batch, name, args.device, int(limit[0]) if limit else None))
+        print(memory_of(args.space[0], args.batch[0], args.memory_of, args.device, args.candidates))
         return
     out = Output(
         "candidate_evaluation", args.save, f"candidate_evaluation_{args.device}", device=device_name(args.device),

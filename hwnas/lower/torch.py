@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,82 +33,96 @@ class Mode:
     momentum: float = BN_MOMENTUM
 
 
-@singledispatch
-def apply_prim(prim: prims.Prim, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+Weights = Callable[[str], Tensor]
+Lowering = Callable[[Any, Sequence[Tensor], Weights, Mode], Tensor]
+_LOWERINGS: dict[
+    type[prims.Prim], Lowering
+] = {}  # a table rather than functools.singledispatch, which torch.compile cannot trace
+
+
+def apply_prim(prim: prims.Prim, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     """A prim over batches of its inputs; `weights` finds its weights by their names in the prim."""
-    raise NotImplementedError(f"{type(prim).__name__} has no torch lowering")
+    return _LOWERINGS[type(prim)](prim, xs, weights, mode)
 
 
-@apply_prim.register
-def _(prim: prims.Conv, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+def _lowers(prim: type[prims.Prim]) -> Callable[[Lowering], Lowering]:
+    def register(lowering: Lowering) -> Lowering:
+        _LOWERINGS[prim] = lowering
+        return lowering
+
+    return register
+
+
+@_lowers(prims.Conv)
+def _(prim: prims.Conv, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     bias = weights("bias") if prim.bias else None
     return F.conv2d(xs[0], weights("weight"), bias, prim.stride, prim.padding, prim.dilation, prim.groups)
 
 
-@apply_prim.register
-def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.BatchNorm)
+def _(prim: prims.BatchNorm, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     scale, shift = (weights("weight"), weights("bias")) if prim.affine else (None, None)
     # In training the running statistics are updated in place: where they are views, so is what they view.
     statistics = weights("running_mean"), weights("running_var")
     return F.batch_norm(xs[0], *statistics, scale, shift, mode.training, mode.momentum, prim.eps)
 
 
-@apply_prim.register
-def _(prim: prims.Activation, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Activation)
+def _(prim: prims.Activation, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return ACTIVATIONS[prim.kind](xs[0])
 
 
-@apply_prim.register
-def _(prim: prims.Pool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Pool)
+def _(prim: prims.Pool, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     if prim.kind == "max":
         return F.max_pool2d(xs[0], prim.kernel, prim.stride, prim.padding)
     return F.avg_pool2d(xs[0], prim.kernel, prim.stride, prim.padding, count_include_pad=False)
 
 
-@apply_prim.register
-def _(prim: prims.GlobalPool, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.GlobalPool)
+def _(prim: prims.GlobalPool, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return xs[0].mean((2, 3), keepdim=True)
 
 
-@apply_prim.register
-def _(prim: prims.Flatten, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Flatten)
+def _(prim: prims.Flatten, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return xs[0].flatten(1)
 
 
-@apply_prim.register
-def _(prim: prims.Linear, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Linear)
+def _(prim: prims.Linear, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return F.linear(xs[0], weights("weight"), weights("bias") if prim.bias else None)
 
 
-@apply_prim.register
-def _(prim: prims.Add, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Add)
+def _(prim: prims.Add, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     total = xs[0]
     for x in xs[1:]:
         total = total + x
     return total
 
 
-@apply_prim.register
-def _(prim: prims.Scale, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Scale)
+def _(prim: prims.Scale, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return xs[0] * xs[1]
 
 
-@apply_prim.register
-def _(prim: prims.Concat, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Concat)
+def _(prim: prims.Concat, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return torch.cat(list(xs), 1)
 
 
-@apply_prim.register
-def _(prim: prims.Shift, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Shift)
+def _(prim: prims.Shift, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return F.pad(xs[0], (-1, 1, -1, 1))
 
 
-@apply_prim.register
-def _(prim: prims.Zero, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+@_lowers(prims.Zero)
+def _(prim: prims.Zero, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     return torch.zeros_like(xs[0][:, :, :: prim.stride, :: prim.stride])
 
 
-def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tensor], mode: Mode) -> Tensor:
+def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     """The output of an op's graph for batches `xs` of its inputs. `weights` finds a weight by its name in the op."""
     values = list(xs)
     for step in graph.steps:
@@ -122,13 +136,17 @@ def run_graph(graph: Graph, xs: Sequence[Tensor], weights: Callable[[str], Tenso
 
 
 class ArchModule(nn.Module):
-    """An arch with weights of its own. Input [n, *dims] -> output [n, *dims]; `state_dict` has the IR's names."""
+    """An arch with weights of its own. Input [n, *dims] -> output [n, *dims]; `state_dict` has the IR's names.
+
+    `torch.compile` traces it as one graph.
+    """
 
     def __init__(self, arch: Arch, weights: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         self.arch = arch
         self.bn_momentum = BN_MOMENTUM
         check_weights(arch, weights)
+        self._nodes = [(node.name, node.inputs, arch.placed(node).graph) for node in arch.nodes]
         self._tensors: dict[str, tuple[nn.Module, str]] = {}
         for name, spec in arch.weights():
             value = torch.from_numpy(np.array(weights[name], np.float32))
@@ -147,15 +165,14 @@ class ArchModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
         mode = Mode(self.training, self.bn_momentum)
-        for node in self.arch.nodes:
+        for name, inputs, graph in self._nodes:
 
-            def find(weight: str, prefix: str = node.name) -> Tensor:
+            def find(weight: str, prefix: str = name) -> Tensor:
                 owner, leaf = self._tensors[f"{prefix}.{weight}"]
                 tensor: Tensor = getattr(owner, leaf)
                 return tensor
 
-            graph = self.arch.placed(node).graph
-            values[node.name] = run_graph(graph, [values[i] for i in node.inputs], find, mode)
+            values[name] = run_graph(graph, [values[i] for i in inputs], find, mode)
         return values[self.arch.output]
 
     def weights(self) -> dict[str, NDArray[np.float32]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
 from hwnas.lower.weights import init_weights
 from hwnas.ops import read_arch
@@ -197,3 +201,18 @@ def test_weights_go_out_and_in_again():
     weights = module.weights()
     next(iter(weights.values()))[:] = 99
     assert not any((w == 99).all() for w in module.weights().values())  # they are copies
+
+
+@pytest.mark.parametrize(
+    "text", ["mobilenet(input=(3,8,8),classes=3,stages=((8,2,2),),se=True)", "darts(input=(1,8,8),channels=4,cells=3)"]
+)
+def test_torch_compile_takes_it_as_one_graph(text):
+    space = make_space(text)
+    network = to_torch(simplify(space.decode(space.sample(random.Random(0)))))
+    x = torch.randn(2, *space.input.dims, generator=torch.Generator().manual_seed(0))
+    torch.compiler.reset()
+    traced = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for training in (False, True):
+            network.train(training)
+            assert torch.equal(traced(x), network(x))
