@@ -16,13 +16,11 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.output import Output, add_save, device_name
+from benchmarks.resident import growth_mib
 from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
@@ -156,15 +155,13 @@ def memory_of(space: str, batch: str, name: str, device: str, candidates: int) -
             one_by_one(supernet, data, device)(chosen[0])
 
     work(genotypes[:1], SearchData(*(Split(s.images[:8], s.labels[:8]) for s in (DATA.train, DATA.validation))))
+    if device == "cpu":
+        return growth_mib(lambda: work(genotypes, DATA))
     gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work(genotypes, DATA)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     work(genotypes, DATA)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def prepared(space: str, batch: str, count: int, device: str) -> tuple[Supernet, list[Genotype]]:

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ from torch.nn import functional as F
 
 from benchmarks.native_darts import NativeCell, native_network, packed
 from benchmarks.output import Output, add_save, device_name
+from benchmarks.resident import growth_mib
 from benchmarks.stock_darts import MixedOp, Network, channels_last
 
 OURS = {"cpu": ("ours",), "cuda": ("ours", "ours-graph")}
@@ -155,12 +154,8 @@ def cpu_memory_mib(variant: str, batch: int) -> float:
 
 def memory_of(variant: str, batch: int) -> float:
     build(variant, 2, "cpu", torch.float32, size=8)[1]()
-    gc.collect()
     step = build(variant, batch, "cpu", torch.float32)[1]
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    for _ in range(2):
-        step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+    return growth_mib(lambda: (step(), step()))
 
 
 def case_rows(device: str, batch: int, dtype: torch.dtype, rounds: int, stock: tuple[str, ...]) -> Iterator[dict[str, Any]]:
