@@ -22,6 +22,7 @@ from hwnas.evaluation.evaluator import Evaluator, Setting, find_evaluator, make_
 from hwnas.evaluation.training_choices import parse_training, with_training_choices
 from hwnas.latency.device import FOLDER, load_device
 from hwnas.latency.predictor import DEFAULT as DEFAULT_PREDICTOR
+from hwnas.latency.predictor import model_class
 from hwnas.latency.target import fingerprint
 from hwnas.plugins import load as load_plugin
 from hwnas.plugins import parse_call
@@ -97,11 +98,8 @@ def compile_network(
         raise UserError("batch, workers and threads are at least 1", got=(batch, workers, threads))
     target = load_device(device)
     fingerprint(target)  # refuses a device that is not here
-    for package, plugin, what in (
-        ("search.strategies", strategy, "strategy"),
-        ("latency.predictors", predictor, "latency predictor"),
-    ):
-        load_plugin(f"hwnas.{package}", parse_call(plugin, what)[0], what)
+    load_plugin("hwnas.search.strategies", parse_call(strategy, "strategy")[0], "strategy")
+    model_class(predictor)
     options = parse_training(training)
     kind = _evaluator_class(evaluator, bool(options), inherit)
     groups = -(-batch // kind.together)
