@@ -29,9 +29,9 @@ Memory make_memory(const std::array<std::uintptr_t, 3>& m) { return {address<flo
 void bind(py::module_& module) {
     auto m = module.def_submodule("candidate_program");
     m.def("pack", [](std::uintptr_t weight, const std::array<std::int64_t, 4>& shape, std::int64_t groups, const std::array<std::int64_t, 4>& strides,
-                     std::uintptr_t to) {
-        pack({address<const float>(weight), shape[0], shape[1], shape[2], shape[3], groups, strides[0], strides[1], strides[2], strides[3]},
-             address<float>(to));
+                     bool winograd, std::uintptr_t to) {
+        (winograd ? pack_winograd : pack)({address<const float>(weight), shape[0], shape[1], shape[2], shape[3], groups, strides[0], strides[1],
+                                           strides[2], strides[3]}, address<float>(to));
     });
     m.def("run", [](const Tables& tables, const Sizes& sizes, std::uintptr_t wanted, std::uintptr_t images, std::int64_t n, std::uintptr_t results,
                     const std::array<std::uintptr_t, 3>& memory, int threads) {

@@ -1,8 +1,48 @@
 // Part of kernels_cpu.inl: pools, sums, and the moments for batch norm.
 
+struct Largest {
+    static Vec nothing() { return all(-__builtin_inff()); }
+    static Vec join(Vec a, Vec b) { return a > b ? a : b; }
+};
+struct Total {
+    static Vec nothing() { return Vec{}; }
+    static Vec join(Vec a, Vec b) { return a + b; }
+};
+
+// 3 x 3 with stride 1 and padding 1: neighbours share two columns of three.
+template <typename Op, typename R>
+void pool_rows(const R& read, const Window& w, float* y) {
+    const int cp = pad(w.c);
+    for (int image = 0; image < w.images; ++image)
+        for (int oy = 0; oy < w.in_h; ++oy, y += static_cast<std::ptrdiff_t>(w.in_w) * cp) {
+            const int y0 = oy > 0 ? oy - 1 : 0, y1 = oy + 2 < w.in_h ? oy + 2 : w.in_h;
+            const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(w.in_w) * cp;
+            const float* const from = read.source.x + (static_cast<std::ptrdiff_t>(image) * w.in_h + y0) * row;
+            const Vec inner = all(1.0f / static_cast<float>(3 * (y1 - y0))), outer = all(1.0f / static_cast<float>((w.in_w > 1 ? 2 : 1) * (y1 - y0)));
+            for (int c = 0; c < cp; c += kLanes) {
+                const auto column = [&](int x) {
+                    Vec found = read(from + x * cp + c, image, c);
+                    for (int iy = 1; iy < y1 - y0; ++iy) found = Op::join(found, read(from + iy * row + x * cp + c, image, c));
+                    return found;
+                };
+                Vec left = Op::nothing(), middle = column(0);
+                for (int x = 0; x < w.in_w; ++x) {
+                    const Vec right = x + 1 < w.in_w ? column(x + 1) : Op::nothing();
+                    const Vec found = Op::join(Op::join(left, middle), right);
+                    if constexpr (__is_same(Op, Total)) store(y + x * cp + c, found * (x > 0 && x + 1 < w.in_w ? inner : outer));
+                    else store(y + x * cp + c, found);
+                    left = middle;
+                    middle = right;
+                }
+            }
+        }
+}
+
 void pool(const Source& source, const Window& w, bool maximum, float* y) {
     const int cp = pad(w.c);
+    const bool in_rows = w.kernel_h == 3 && w.kernel_w == 3 && w.stride == 1 && w.padding == 1;
     with_reader(source, cp, [&](const auto& read) {
+        if (in_rows) return maximum ? pool_rows<Largest>(read, w, y) : pool_rows<Total>(read, w, y);
         for (int image = 0; image < w.images; ++image)
             for (int oy = 0; oy < w.out_h; ++oy)
                 for (int ox = 0; ox < w.out_w; ++ox, y += cp) {

@@ -41,6 +41,9 @@ struct Sink {
 struct Kernels {
     // weights [padded(o) / 16][kernel_h * kernel_w * c][16]; scratch of kConvScratch floats
     void (*conv)(const Source& source, const Window& window, const float* weights, const Sink& sink, float* scratch);
+    // 3 x 3, stride 1, no dilation, at most kWinogradChannels of them; weights [padded(o) / 16][4 * 4 * c][16] as pack_winograd
+    // leaves them; scratch of winograd_scratch(c) floats
+    void (*winograd)(const Source& source, const Window& window, const float* weights, const Sink& sink, float* scratch);
     // one kernel a channel, weights [padded(c) / 16][kernel_h * kernel_w][16]; scratch of depthwise_scratch(window) floats
     void (*depthwise)(const Source& source, const Window& window, const float* weights, const Sink& sink, float* scratch);
     // maximum or mean of what lies inside the border
@@ -56,6 +59,13 @@ struct Kernels {
 };
 
 constexpr std::int64_t kConvScratch = 32 * 400;
+
+constexpr int kWinogradChannels = 384;
+// The transformed inputs of 14 tiles in rows of 384 floats, and their products with 32 outputs.
+constexpr std::int64_t winograd_scratch(int c) {
+    const int places = kWinogradChannels / padded(c);
+    return (16 + places - 1) / places * 14 * 400 + 16 * 14 * 32;
+}
 
 inline std::int64_t depthwise_scratch(const Window& w) {
     const std::int64_t rows = (w.kernel_h - 1) * w.dilation + 1, columns = (w.out_w - 1) * w.stride + (w.kernel_w - 1) * w.dilation + 1;

@@ -25,10 +25,11 @@ template <int N> struct Count { static constexpr int value = N; };
 
 #include "candidate_program/activation_cpu.inl"
 #include "candidate_program/conv_cpu.inl"
+#include "candidate_program/winograd_cpu.inl"
 #include "candidate_program/depthwise_cpu.inl"
 #include "candidate_program/elementwise_cpu.inl"
 
-constexpr Kernels kTable = {conv, depthwise, pool, global_pool, sum, place, moments};
+constexpr Kernels kTable = {conv, winograd, depthwise, pool, global_pool, sum, place, moments};
 
 }  // namespace
 

@@ -12,7 +12,7 @@
 
 namespace hwnas::candidate_program {
 
-enum Kind : std::int64_t { kInput, kConv, kDepthwise, kMaxPool, kAvgPool, kGlobalPool, kSum, kConcat, kZero, kMoments, kOutput };
+enum Kind : std::int64_t { kInput, kConv, kWinograd, kDepthwise, kMaxPool, kAvgPool, kGlobalPool, kSum, kConcat, kZero, kMoments, kOutput };
 
 // In floats for one image, `offset` in the memory of the whole batch, or, if local, in a thread's for the images it is at.
 struct Buffer {
@@ -76,5 +76,8 @@ struct Weight {
 
 // Writes [padded(o) / 16][h * w * c][16]: as a dense convolution of c channels reads it, with zeros where a group does not look.
 void pack(const Weight& weight, float* to);
+
+// Writes GgG' of its 3 x 3 kernels, [padded(o) / 16][4 * 4 * c][16], for a convolution by tiles of 2 x 2 outputs.
+void pack_winograd(const Weight& weight, float* to);
 
 }  // namespace hwnas::candidate_program

@@ -61,6 +61,7 @@ public:
                         step.residual < 0 ? nullptr : at(step.residual), static_cast<int>(step.activation)};
         switch (step.kind) {
             case kConv: return k_.conv(from, w, p_.weights + step.weights, sink, scratch_);
+            case kWinograd: return k_.winograd(from, w, p_.weights + step.weights, sink, scratch_);
             case kDepthwise: return k_.depthwise(from, w, p_.weights + step.weights, sink, scratch_);
             case kMaxPool:
             case kAvgPool: return k_.pool(from, w, step.kind == kMaxPool, y);
@@ -192,6 +193,22 @@ void pack(const Weight& weight, float* to) {
                     for (std::int64_t o = block; o < block + kBlock; ++o)
                         to[o - block] = o < weight.o && o / outputs == c / own ? from[o * weight.stride_o] : 0.0f;
                 }
+}
+
+void pack_winograd(const Weight& weight, float* to) {
+    constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    for (std::int64_t o = 0; o < padded(static_cast<int>(weight.o)); ++o)
+        for (std::int64_t c = 0; c < weight.c; ++c) {
+            float* const at = to + (o / kBlock * 16 * weight.c + c) * kBlock + o % kBlock;
+            const float* const from = weight.at + o * weight.stride_o + c * weight.stride_c;
+            for (std::int64_t i = 0; i < 4; ++i)
+                for (std::int64_t j = 0; j < 4; ++j) {
+                    double sum = 0;
+                    for (std::int64_t y = 0; y < 3 && o < weight.o; ++y)
+                        for (std::int64_t x = 0; x < 3; ++x) sum += kG[i][y] * kG[j][x] * from[y * weight.stride_h + x * weight.stride_w];
+                    at[(i * 4 + j) * weight.c * kBlock] = static_cast<float>(sum);
+                }
+        }
 }
 
 }  // namespace hwnas::candidate_program

@@ -75,7 +75,7 @@ def _seconds(step: Step, buffers: Sequence[TensorSpec]) -> float:
     """For one image on one core."""
     taps = step.kernel[0] * step.kernel[1]
     match step.kind:
-        case Kind.CONV:
+        case Kind.CONV | Kind.WINOGRAD:
             return image_floats(buffers[step.out]) * (taps * buffers[step.reads[0].buffer].channels + 8) / 80e9
         case Kind.DEPTHWISE:
             return image_floats(buffers[step.out]) * (taps + 8) / 50e9

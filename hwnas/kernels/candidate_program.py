@@ -15,7 +15,6 @@ on the number of images or networks. `calibrate` takes a batch through node afte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from hwnas import _native
 from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.tensor import TensorSpec
-from hwnas.kernels.candidate_plan import Placed, Plan, in_memory, is_depthwise, plan
+from hwnas.kernels.candidate_plan import Placed, Plan, in_memory, is_depthwise, is_winograd, plan
 from hwnas.kernels.candidate_steps import NONE, padded
 from hwnas.kernels.memory import uninitialised_bytes
 
@@ -136,11 +135,13 @@ class CandidateProgram:
 
 
 class _Packed(NamedTuple):
-    """A weight [o, c / groups, h, w] on its way to [o / 16][h * w * c][16], with zeros where a group does not look."""
+    """A weight [o, c / groups, h, w] on its way to [o / 16][h * w * c][16], with zeros where a group does not look; for
+    Winograd's convolution 4 x 4 numbers of each 3 x 3."""
 
     at: int
     weight: Tensor
     groups: int = 1
+    winograd: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -149,12 +150,12 @@ class _Packed(NamedTuple):
 
     @property
     def size(self) -> int:
-        o, *rest = self.shape
-        return padded(o) * math.prod(rest)
+        o, c, h, w = self.shape
+        return padded(o) * c * (16 if self.winograd else h * w)
 
     def write(self, to: Tensor) -> None:
         weight, place = self.weight, to.data_ptr() + 4 * self.at
-        _native.candidate_program.pack(weight.data_ptr(), self.shape, self.groups, weight.stride(), place)
+        _native.candidate_program.pack(weight.data_ptr(), self.shape, self.groups, weight.stride(), self.winograd, place)
 
 
 def _vector(weight: Tensor) -> Tensor:
@@ -177,6 +178,8 @@ class _Weights:
         """Where a prim's weight and bias stand."""
         bias = self._once(weights["bias"], _vector) if "bias" in weights else NONE
         match prim:
+            case prims.Conv() if is_winograd(prim, x):
+                return self._once(weights["weight"], Tensor.detach, winograd=True), bias
             case prims.Conv():  # a kernel for each channel is packed as a convolution of one channel
                 return self._once(weights["weight"], Tensor.detach, 1 if is_depthwise(prim, x.channels) else prim.groups), bias
             case prims.Linear():
@@ -192,14 +195,16 @@ class _Weights:
             part.write(packed)
         return packed
 
-    def _once(self, weight: Tensor, view: Callable[[Tensor], Tensor], groups: int = 1, how: Hashable = None) -> int:
-        key = weight.data_ptr(), weight.shape, weight.stride(), groups, how
+    def _once(
+        self, weight: Tensor, view: Callable[[Tensor], Tensor], groups: int = 1, how: Hashable = None, winograd: bool = False
+    ) -> int:
+        key = weight.data_ptr(), weight.shape, weight.stride(), groups, how, winograd
         if key not in self._known:
-            self._known[key] = self._append(view(_on_host(weight)), groups)
+            self._known[key] = self._append(view(_on_host(weight)), groups, winograd)
         return self._known[key]
 
-    def _append(self, weight: Tensor, groups: int) -> int:
-        part = _Packed(self._size, weight, groups)
+    def _append(self, weight: Tensor, groups: int, winograd: bool = False) -> int:
+        part = _Packed(self._size, weight, groups, winograd)
         self._parts.append(part)
         self._size += part.size
         return part.at

@@ -27,15 +27,16 @@ class Kind(IntEnum):
 
     INPUT = 0
     CONV = 1
-    DEPTHWISE = 2
-    MAX_POOL = 3
-    AVG_POOL = 4
-    GLOBAL_POOL = 5
-    SUM = 6
-    CONCAT = 7
-    ZERO = 8
-    MOMENTS = 9
-    OUTPUT = 10
+    WINOGRAD = 2
+    DEPTHWISE = 3
+    MAX_POOL = 4
+    AVG_POOL = 5
+    GLOBAL_POOL = 6
+    SUM = 7
+    CONCAT = 8
+    ZERO = 9
+    MOMENTS = 10
+    OUTPUT = 11
 
 
 @dataclass(frozen=True)

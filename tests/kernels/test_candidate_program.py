@@ -17,11 +17,13 @@ from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import candidate_phases, candidate_program
+from hwnas.kernels.candidate_plan import is_winograd
 from hwnas.kernels.candidate_program import CandidateProgram, Node
 from hwnas.lower.torch import Mode, apply_prim, to_torch
 from hwnas.space import Space
 from hwnas.spaces import darts, mobilenet, nasbench201
 
+ISAS = ("avx512", "avx2", "baseline")
 SPACES = {
     "nasbench201": nasbench201.space((3, 15, 14), channels=5, cells=1),
     "mobilenet": mobilenet.space((3, 18, 17), 10, stages=((24, 2, 2), (40, 2, 2)), head=70),
@@ -103,7 +105,7 @@ def from_arch(space: Space, genotype: tuple[int, ...]) -> tuple[Arch, Network, i
     return arch, network, values[arch.output]
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", SPACES)
 def test_networks_of_the_spaces(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HWNAS_CPU_ISA", isa)
@@ -134,7 +136,7 @@ def test_agrees_with_the_module_of_an_arch() -> None:
     size=st.tuples(st.integers(1, 40), st.integers(1, 21), st.integers(1, 21)), n=st.integers(1, 4), out=st.integers(1, 40),
     window=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3)), depthwise=st.booleans(),
     bias=st.booleans(), before=st.sampled_from((None, *prims.ACTIVATIONS)), after=st.sampled_from((None, *prims.ACTIVATIONS)),
-    isa=st.sampled_from(("avx512", "avx2", "baseline")),
+    isa=st.sampled_from(ISAS),
 )  # fmt: skip
 def test_any_convolution(size, n, out, window, depthwise, bias, before, after, isa) -> None:  # type: ignore[no-untyped-def]
     kernel, stride, padding, dilation = window
@@ -173,6 +175,40 @@ def test_any_pool(size, kind, window, before) -> None:  # type: ignore[no-untype
     x = network.add(prims.BatchNorm(), 0) if before else 0
     y = network.add(prims.Pool(kind, kernel, stride, min(padding, kernel // 2)), x)
     check(network, network.logits(network.add(prims.BatchNorm(), y)), n=2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(size=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 18)), kind=st.sampled_from(("max", "avg")),
+       before=st.sampled_from((None, *prims.ACTIVATIONS)), isa=st.sampled_from(ISAS))  # fmt: skip
+def test_pools_whose_windows_overlap(size, kind, before, isa) -> None:  # type: ignore[no-untyped-def]
+    network = Network(TensorSpec(size))
+    x = network.add(prims.Activation(before), 0) if before else 0
+    output = network.logits(network.add(prims.BatchNorm(), network.add(prims.Pool(kind, 3, 1, 1), x)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWNAS_CPU_ISA", isa)
+        check(network, output, n=2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    c=st.sampled_from((16, 17, 32, 50, 70, 200, 384)), out=st.integers(1, 70),
+    sides=st.tuples(st.integers(3, 17), st.integers(3, 40)),
+    padding=st.integers(0, 2), bias=st.booleans(), before=st.sampled_from((None, *prims.ACTIVATIONS)),
+    after=st.sampled_from((None, *prims.ACTIVATIONS)), added=st.booleans(), isa=st.sampled_from(ISAS),
+)  # fmt: skip
+def test_convolutions_by_tiles(c, out, sides, padding, bias, before, after, added, isa) -> None:  # type: ignore[no-untyped-def]
+    conv = prims.Conv(out, 3, padding=padding, bias=bias)
+    x = TensorSpec((c, *(side + 2 - 2 * padding for side in sides)))
+    assert is_winograd(conv, x) == (4 * -(-sides[0] // 2) * -(-sides[1] // 2) <= 1.3 * sides[0] * sides[1])
+    network = Network(x)
+    source = network.add(prims.Activation(before), 0) if before else 0
+    y = network.add(prims.BatchNorm(), network.add(conv, source))
+    y = network.add(prims.Activation(after), y) if after else y
+    if added:
+        y = network.add(prims.Add(), y, network.add(conv, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWNAS_CPU_ISA", isa)
+        check(network, network.logits(y), n=2)
 
 
 def test_every_other_primitive_and_every_way_to_be_read() -> None:
@@ -300,8 +336,8 @@ def test_memory_is_what_is_live_at_once() -> None:
 
 
 def test_equal_views_are_packed_once() -> None:
-    bank = torch.randn(16, 16, 3, 3)
-    nodes = [Node(prims.Conv(16, 3, padding=1), (i,), {"weight": bank[:, :, :, :]}) for i in range(3)]
+    bank = torch.randn(16, 16, 5, 5)
+    nodes = [Node(prims.Conv(16, 5, padding=2), (i,), {"weight": bank[:, :, :, :]}) for i in range(3)]
     program = CandidateProgram(TensorSpec((16, 4, 4)), [*nodes, Node(prims.GlobalPool(), (3,))], [4])
     assert program.weight_bytes == 4 * bank.numel()
 

@@ -66,7 +66,7 @@ def test_resident_memory_grows_by_what_was_said(candidates):
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     grown, said = (int(v) / 2**20 for v in found)
     assert said > 100
-    assert 0.5 * said < grown < said + 16  # code, tables and logits come on top
+    assert 0.5 * said < grown < said + 32  # weights, tables, logits and copies of the images come on top
 
 
 def _kib(what: str) -> int:
