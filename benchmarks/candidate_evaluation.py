@@ -101,6 +101,8 @@ def one_by_one(supernet: Supernet, data: SearchData, device: str, compiled: bool
     def evaluate(genotype: Genotype) -> float:
         arch = simplify(supernet.space.decode(genotype))
         network = to_torch(arch, derive(supernet, genotype)).to(device)
+        if compiled:
+            torch.compiler.reset()  # or it gives up, since all networks share a `forward`
         run = torch.compile(network, dynamic=False) if compiled else network
         with torch.no_grad():
             network.train()

@@ -2,6 +2,8 @@
 // 16 instead of 36 products a channel (Lavin and Gray 2016, section 4.1). A tile of 4 x 4 inputs becomes B'dB on the way into the
 // panel; at each of its 16 places the tiles' channels are multiplied with that place's weights; A'mA of the products is 2 x 2 outputs.
 
+static_assert(kWinogradChannels == kDepth && kRows <= 14 && 2 * kLanes <= 32, "as winograd_scratch counts");
+
 // Where the 16 places of a tile stand in a panel, whose row holds as many as fit; the others stand kRows rows further.
 struct Places {
     int rows, offsets[16];
