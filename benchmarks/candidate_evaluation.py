@@ -140,29 +140,32 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def peak_mib(space: str, batch: str, name: str, device: str, candidates: int) -> float:
+def peak_mib(space: str, batch: str, name: str, candidates: int) -> float:
     """Of a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.candidate_evaluation", "--device", device, "--space", space, "--batch", batch]
+    command = [sys.executable, "-m", "benchmarks.candidate_evaluation", "--device", "cpu", "--space", space, "--batch", batch]
     command += ["--candidates", str(candidates), "--memory-of", name]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def memory_of(space: str, batch: str, name: str, device: str, candidates: int) -> float:
-    supernet, genotypes = prepared(space, batch, candidates, device)
+def memory_of(space: str, batch: str, name: str, candidates: int) -> float:
+    supernet, genotypes = prepared(space, batch, candidates, "cpu")
 
     def work(chosen: Sequence[Genotype], data: SearchData) -> None:
         if name == "merged":
             merged(supernet, chosen, data)
         else:
-            one_by_one(supernet, data, device)(chosen[0])
+            one_by_one(supernet, data, "cpu")(chosen[0])
 
     work(genotypes[:1], SearchData(*(Split(s.images[:8], s.labels[:8]) for s in (DATA.train, DATA.validation))))
-    if device == "cpu":
-        return growth_mib(lambda: work(genotypes, DATA))
+    return growth_mib(lambda: work(genotypes, DATA))
+
+
+def cuda_peak_mib(work: Callable[[], Any]) -> float:
+    """What it allocates at its peak beside what is there."""
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    work(genotypes, DATA)
+    work()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
@@ -216,7 +219,10 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
         if name != "merged":
             yield row("speed", rate["merged"], "candidates/s", name, rate[name], spread)
     if args.memory:
-        peaks = [peak_mib(space, batch, name, device, len(genotypes)) for name in ("merged", "eager")]
+        if device == "cpu":
+            peaks = [peak_mib(space, batch, name, len(genotypes)) for name in ("merged", "eager")]
+        else:
+            peaks = [cuda_peak_mib(lambda: merged(supernet, genotypes, DATA)), cuda_peak_mib(lambda: eager(chosen[0]))]
         yield row("peak_memory", peaks[0], "MiB", "eager", peaks[1], inverse=True)
 
 
@@ -243,7 +249,7 @@ def main() -> None:
         parser.error("--sample takes at most as many as there are candidates")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if args.memory_of:
-        print(memory_of(args.space[0], args.batch[0], args.memory_of, args.device, args.candidates))
+        print(memory_of(args.space[0], args.batch[0], args.memory_of, args.candidates))
         return
     out = Output(
         "candidate_evaluation", args.save, f"candidate_evaluation_{args.device}", device=device_name(args.device),
