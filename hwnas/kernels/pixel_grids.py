@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.memory import aligned
 
 _BYTES = {torch.float32: 4, torch.bfloat16: 2}
 Sizes = tuple[int, int, int, int, int]
@@ -45,12 +46,6 @@ def _sizes(x: Tensor) -> Sizes:
     return n, c, h, w, _BYTES[x.dtype]
 
 
-def _aligned(t: Tensor) -> Tensor:
-    """Contiguous and on 16 bytes, as the kernel reads it; copies only what is not."""
-    t = t.contiguous()
-    return t if t.data_ptr() % 16 == 0 else t.clone()
-
-
 def _grids(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     return x.new_empty(n, 2 * c, h // 2, w // 2)
@@ -58,7 +53,7 @@ def _grids(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("hwnas::pixel_grids", mutates_args=(), device_types="cuda")
 def _forward_op(x: Tensor) -> Tensor:
-    x, y = _aligned(x), _grids(x)
+    x, y = aligned(x), _grids(x)
     with torch.cuda.device(x.device):
         _native.pixel_grids.forward_cuda(_sizes(x), x.data_ptr(), y.data_ptr(), torch.cuda.current_stream().cuda_stream)
     return y
@@ -71,7 +66,7 @@ def _(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("hwnas::pixel_grids_backward", mutates_args=(), device_types="cuda")
 def _backward_op(dy: Tensor) -> Tensor:
-    dy, dx = _aligned(dy), _pixels(dy)
+    dy, dx = aligned(dy), _pixels(dy)
     with torch.cuda.device(dy.device):
         _native.pixel_grids.backward_cuda(_sizes(dx), dy.data_ptr(), dx.data_ptr(), torch.cuda.current_stream().cuda_stream)
     return dx

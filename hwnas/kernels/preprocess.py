@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from hwnas import _native
 from hwnas.kernels.batch_norm import batch_norm_reference
+from hwnas.kernels.memory import aligned
 from hwnas.kernels.relu_pointwise import relu_pointwise_reference
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 2}
@@ -97,12 +98,6 @@ def _block_diagonal(w: Tensor) -> Tensor:
     return wide
 
 
-def _aligned(t: Tensor) -> Tensor:
-    """Contiguous and on 16 bytes, as the kernels read it; copies only what is not."""
-    t = t.contiguous()
-    return t if t.data_ptr() % 16 == 0 else t.clone()
-
-
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """A stream of this thread, because its work may be part of a capture."""
     held: dict[torch.device, torch.cuda.Stream] = _streams.__dict__.setdefault("held", {})
@@ -150,7 +145,7 @@ def _forward_op(
     older: Tensor, newer: Tensor, w_older: Tensor, w_newer: Tensor, reduced: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both results; then what backward wants back: both before the norm, their statistics, and the pixel grids."""
-    older, newer, w_older, w_newer = (_aligned(t) for t in (older, newer, w_older, w_newer))
+    older, newer, w_older, w_newer = (aligned(t) for t in (older, newer, w_older, w_newer))
     first, second = _results(newer, w_newer), _results(newer, w_newer)
     scratch, grids = [_norm_scratch(z) for _, z, _ in (first, second)], _grids_of(older, reduced)
     x, w = (grids, _block_diagonal(w_older)) if reduced else (older, w_older)
@@ -181,8 +176,8 @@ def _backward_op(
     z0: Tensor, z1: Tensor, stats0: Tensor, stats1: Tensor, grids: Tensor, reduced: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the two inputs and of their weights."""
-    dy0, dy1, newer, w_older, w_newer = (_aligned(t) for t in (dy0, dy1, newer, w_older, w_newer))
-    x, w = (grids, _block_diagonal(w_older)) if reduced else (_aligned(older), w_older)
+    dy0, dy1, newer, w_older, w_newer = (aligned(t) for t in (dy0, dy1, newer, w_older, w_newer))
+    x, w = (grids, _block_diagonal(w_older)) if reduced else (aligned(older), w_older)
     dz0, dz1, dx, dx1, dw, dw1 = (torch.empty_like(t) for t in (z0, z1, x, newer, w, w_newer))
     dx0 = older.new_empty(older.shape) if reduced else dx
     pairs = [(t, _native.relu_pointwise.scratch_bytes(_sizes(*xw))) for t, xw in ((z0, (x, w)), (z1, (newer, w_newer)))]
