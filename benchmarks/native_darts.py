@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.stock_darts import MixedCell, Network, pack
+from benchmarks.stock_darts import FactorizedReduce, MixedCell, Network, Preprocess, pack
 from hwnas.kernels.batch_norm import batch_norm
 from hwnas.kernels.mixed_cell import CONVS, DW_PER_CHANNEL, edges, mixed_cell, reduced_edges
-from hwnas.kernels.relu_pointwise import relu_pointwise
+from hwnas.kernels.preprocess import preprocess
 
 
 class NativeCell(nn.Module):
@@ -37,16 +37,18 @@ class NativeBatchNorm(nn.Module):
         return batch_norm(x, self.weight, self.bias)
 
 
-class NativeReluConvBn(nn.Sequential):
-    """ReLU, 1 x 1 convolution and batch norm, under the names of the stock modules."""
+class NativePreprocess(nn.Module):
+    """Takes the place of a stock cell's preprocess blocks, under the same parameter names."""
 
-    def __init__(self, relu: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        super().__init__(relu, conv, NativeBatchNorm(norm))
+    def __init__(self, stock: Preprocess) -> None:
+        super().__init__()
+        self.before, self.last = stock.before, stock.last
+        self.reduced = isinstance(self.before, FactorizedReduce)
 
-    def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self[1], self[2]
-        y: Tensor = norm(relu_pointwise(x, conv.weight.flatten(1)))
-        return y
+    def forward(self, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor]:
+        convs = [m for m in self.before.modules() if isinstance(m, nn.Conv2d)]
+        older = torch.cat([conv.weight.flatten(1) for conv in convs]) if self.reduced else convs[0].weight.flatten(1)
+        return preprocess(s0, s1, older, self.last[1].weight.flatten(1), self.reduced)
 
 
 def packed(stock: Network, leaf: Callable[[Tensor], Tensor | None] = lambda weight: weight) -> dict[str, Tensor]:
@@ -70,8 +72,7 @@ def native_network(stock: Network, build: Callable[[], Network]) -> Network:
         for name, child in block.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(block, name, NativeBatchNorm(child))
-            elif isinstance(child, nn.Sequential) and [type(m) for m in child] == [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]:
-                setattr(block, name, NativeReluConvBn(*child))
+    native.preprocess = nn.ModuleList(NativePreprocess(block) for block in native.preprocess)
     values = packed(stock)
     with torch.no_grad():
         for name, parameter in native.named_parameters():

@@ -26,6 +26,9 @@ void bind(pybind11::module_& module);
 namespace hwnas::nb201_cell {
 void bind(pybind11::module_& module);
 }
+namespace hwnas::pixel_grids {
+void bind(pybind11::module_& module);
+}
 namespace hwnas::relu_pointwise {
 void bind(pybind11::module_& module);
 }
@@ -48,6 +51,7 @@ PYBIND11_MODULE(_native, m) {
     hwnas::merged_program::bind(m);
     hwnas::mixed_cell::bind(m);
     hwnas::nb201_cell::bind(m);
+    hwnas::pixel_grids::bind(m);
     hwnas::relu_pointwise::bind(m);
     hwnas::weighted_sum::bind(m);
 }

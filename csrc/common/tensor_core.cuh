@@ -1,8 +1,7 @@
 // The tensor core instructions that kernels use: bfloat16 operands as they are, float32 operands split in two TF32 numbers.
 //
-// Splitting an operand into two TF32 numbers, x = big + small, keeps 22 bits; big * big + big * small + small * big is then as
-// good as float32, which ReLU and max pooling need: a value that changes sign through rounding changes whole gradients. (Leaving
-// it to the tensor core to cut small off instead of rounding it moved gradients by 1e-4 through such a sign.)
+// Splitting an operand into two TF32 numbers, x = big + small, keeps 23 bits; big * big + big * small + small * big is then as
+// good as float32, which ReLU and max pooling need: a value that changes sign through rounding changes whole gradients.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -45,16 +44,15 @@ __device__ __forceinline__ unsigned pack(float a, float b) {
 }
 __device__ __forceinline__ float2 unpack(unsigned v) { return __bfloat1622float2(reinterpret_cast<const bf162&>(v)); }
 
-__device__ __forceinline__ unsigned to_tf32(float x) {
-    unsigned y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-    return y;
-}
+// big: the nearest number of 11 bits; small: the rest, of at most 12 bits, of which the tensor core cuts the last one off, unless it
+// has been rounded away from zero before. Either errs as much; rounding takes one instruction more. In integer arithmetic, because
+// cvt.rna.tf32 is four instructions on this hardware; a NaN that overflows in big is still one in small.
 struct Split {
     unsigned big, small;
-    __device__ __forceinline__ explicit Split(float x) {
-        big = to_tf32(x);
-        small = to_tf32(x - __uint_as_float(big));
+    __device__ __forceinline__ explicit Split(float x, bool rounded) {
+        big = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
+        const float rest = x - __uint_as_float(big);
+        small = __float_as_uint(rounded ? rest * (1 + 0x1p-11f) : rest);
     }
 };
 // acc[16, 8] += a[16, 8] * b[8, 8]
@@ -65,11 +63,10 @@ __device__ __forceinline__ void mma_tf32(float (&acc)[4], const unsigned (&a)[4]
 }
 struct SplitRows {  // 16 x 8 of a left operand
     unsigned big[4], small[4];
-    __device__ __forceinline__ SplitRows(float a, float b, float c, float d) {
-        const float v[4] = {a, b, c, d};
+    __device__ __forceinline__ SplitRows(const float (&v)[4], bool rounded) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            const Split s(v[k]);
+            const Split s(v[k], rounded);
             big[k] = s.big, small[k] = s.small;
         }
     }

@@ -72,7 +72,7 @@ struct TapRow {
 
 // A warp makes the bands of one kernel row and channel, or one 16 x 16 block of a pointwise matrix.
 // Grid: x over channels and blocks, y: kernel rows, then convolutions, then the factorized reduce; z: edges.
-static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(Plan<bf16> p, bool backward) {
+static __global__ void __launch_bounds__(kThreads) bf16_weights_kernel(const __grid_constant__ Plan<bf16> p, bool backward) {
     wait_for_previous();
     const Bf16Weights f(p);
     const int lane = threadIdx.x % 32, item = blockIdx.x * kWarps + threadIdx.x / 32, edge = blockIdx.z;
@@ -241,19 +241,20 @@ __device__ __forceinline__ void combine(bf16* matrix, int row, bool inside, cons
 }
 
 // One pointwise matrix as fragments in shared memory, and its transpose in backward.
-template <typename G>
+template <typename G, bool kBackward>
 class Bf16Pointwise {
+    static constexpr int kMatrixWords = G::C * G::C / 2;
+
 public:
-    static constexpr int kWords = G::C * G::C / 2, kBackwardWords = 2 * kWords;
+    static constexpr int kWords = (kBackward ? 2 : 1) * kMatrixWords;
     __device__ explicit Bf16Pointwise(const unsigned* shared) : weights_(shared) {}
     // Asks for the weights; a wait for copies and a barrier must follow.
-    template <bool kBackward>
     __device__ __forceinline__ static void ask(const Plan<bf16>& p, int edge, int conv, unsigned* shared) {
         const Bf16Weights f(p);
         const std::int64_t matrix = Bf16Weights::matrix(p, edge, conv);
-        for (int i = threadIdx.x; i < kWords / 4; i += kThreads) {
+        for (int i = threadIdx.x; i < kMatrixWords / 4; i += kThreads) {
             copy_async(shared + 4 * i, f.pointwise + matrix + 4 * i);
-            if (kBackward) copy_async(shared + kWords + 4 * i, f.transposed + matrix + 4 * i);
+            if (kBackward) copy_async(shared + kMatrixWords + 4 * i, f.transposed + matrix + 4 * i);
         }
     }
     // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
@@ -264,7 +265,7 @@ public:
     // The same with the transposed matrix.
     template <int M, int K>
     __device__ __forceinline__ void transposed_product(int m0, int k0, const bf16* b, float (&acc)[M][G::NW][4]) const {
-        multiply<M, K>(weights_ + kWords, m0, k0, b, acc);
+        multiply<M, K>(weights_ + kMatrixWords, m0, k0, b, acc);
     }
 
 private:

@@ -71,7 +71,7 @@ __device__ __forceinline__ void ask_gradient(const Plan<bf16>& p, const bf16* dd
 // Grid: groups x channels / 4 x jobs. Kinds: the Conv for kOneWeight and kSecond, else unused. The next tile is on its way while
 // a warp works on one: gradients go straight into the other set of planes, the input, which must be rectified, into registers.
 template <typename G, Depthwise kWhat>
-__global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depthwise_backward_mma_kernel(Plan<bf16> p, const __grid_constant__ Jobs jobs) {
+__global__ void __launch_bounds__(128, kWhat == Depthwise::kState ? 3 : 4) depthwise_backward_mma_kernel(const __grid_constant__ Plan<bf16> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
     using D = DepthwiseBackward<G, kWhat>;
     extern __shared__ __align__(16) unsigned char shared[];

@@ -11,6 +11,7 @@ struct Reductions {  // per-block sums of several launches, each [job, c, tiles]
         Jobs jobs;
         int tiles;
         std::int64_t offset;
+        int settled;  // so many of the first jobs are added up elsewhere
     } part[4];
     int count = 0;
 };
@@ -18,13 +19,14 @@ struct Reductions {  // per-block sums of several launches, each [job, c, tiles]
 // Sums over tiles in a fixed order, in double: a warp a channel of a job. Forward: mean and 1 / std into stats; for the pools,
 // Jobs::edge is the source state. Backward: the two sums. Grid: ceil(c / kWarps) x jobs of all parts.
 template <typename T, bool kBackward>
-__global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, const __grid_constant__ Reductions sums) {
+__global__ void __launch_bounds__(kThreads) finish_sums_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Reductions sums) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     const int lane = threadIdx.x % 32, c = blockIdx.x * kWarps + threadIdx.x / 32;
     if (c >= p.c) return;
     int job = blockIdx.y, part = 0;
-    while (job >= sums.part[part].jobs.count) job -= sums.part[part++].jobs.count;
+    for (; job >= sums.part[part].jobs.count - sums.part[part].settled; ++part) job -= sums.part[part].jobs.count - sums.part[part].settled;
+    job += sums.part[part].settled;
     const Jobs& jobs = sums.part[part].jobs;
     const int tiles = sums.part[part].tiles;
     const Pair<A>* partial = p.partial + sums.part[part].offset + (std::int64_t{job} * p.c + c) * tiles;
@@ -39,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) finish_sums_kernel(Plan<T> p, const 
     if (lane != 0) return;
     const int edge = jobs.edge[job], kind = jobs.kind[job];
     if (kBackward) {
-        A* out = p.sums + (std::int64_t{edge} * kNorms + kind) * 2 * p.c;
+        A* out = p.sums_of(edge, kind);
         out[c] = static_cast<A>(a);
         out[p.c + c] = static_cast<A>(b);
     } else {
@@ -81,7 +83,7 @@ struct Affine {
 
 // (sum, sum of squares) of both pools of a state. Grid: segments x states; slots 2 * job + {max, avg}.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pool_kernel(Plan<T> p, Jobs states) {
+__global__ void __launch_bounds__(kThreads) pool_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs states) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     Segment s;
@@ -108,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) pool_kernel(Plan<T> p, Jobs states) 
 
 // Node `node` = sum over its edges of gate * op. Grid: segments.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) blend_kernel(Plan<T> p, int node) {
+__global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__ Plan<T> p, int node) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     constexpr int kPixels = kSegment / 32;
@@ -156,10 +158,9 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(Plan<T> p, int node) {
 
 // (sum g, sum g * zhat) of the norms whose z is at hand: pools, factorized reduce; for a skip (sum g, sum g * x).
 // Grid: segments x edges; slots 3 * job + {max, avg, fr}.
-constexpr int kStreamNorms[3] = {kMax, kAvg, kFr};
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gradient_sums_kernel(Plan<T> p, Jobs edges) {
+__global__ void __launch_bounds__(kThreads) gradient_sums_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs edges) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     Segment s;
@@ -203,7 +204,7 @@ struct Window {
 };
 
 template <typename T, int kTeam, bool kShared>
-__global__ void __launch_bounds__(kThreads) gather_kernel(Plan<T> p, int source) {
+__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ Plan<T> p, int source) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     constexpr int kTeams = kThreads / kTeam;
@@ -298,7 +299,7 @@ __global__ void __launch_bounds__(kThreads) finish_groups_kernel(const A* partia
 
 // dL/dgate = sum over channels of sum g * op. One warp an (edge, op).
 template <typename T>
-__global__ void gate_gradient_kernel(Plan<T> p, typename Arithmetic<T>::Type* dgates) {
+__global__ void gate_gradient_kernel(const __grid_constant__ Plan<T> p, typename Arithmetic<T>::Type* dgates) {
     wait_for_previous();
     const int edge = blockIdx.x, op = threadIdx.x / 32, lane = threadIdx.x % 32;
     constexpr int kNormOf[kOps] = {-1, kMax, kAvg, kFr, kSep3Second, kSep5Second, kDil3, kDil5};

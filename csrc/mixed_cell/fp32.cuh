@@ -59,10 +59,12 @@ private:
 // norm(row, u, z), zero where not `inside`.
 template <typename G, int M, typename F>
 __device__ __forceinline__ void combine(float* matrix, int row, bool inside, const float (&acc)[M][G::NW][4], F norm) {
-    const int first = G::first_pixel(threadIdx.x / 32);
-    each_fragment<G, M>([&](int mt, int half, int block, int part, int pixel) {
-        const int c = row + mt * 16 + half * 8 + threadIdx.x % 32 / 4;
-        float4& u = *reinterpret_cast<float4*>(matrix + G::at(c, first + pixel));
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    matrix += row * G::DP + G::first_pixel(threadIdx.x / 32);
+    float* const own[2] = {matrix + G::at(g, 4 * t), matrix + G::at(g, 16 + 4 * t)};  // rows 8 apart are permuted alike
+    each_fragment<G, M>([&](int mt, int half, int block, int part, int) {
+        const int c = row + mt * 16 + half * 8 + g;
+        float4& u = *reinterpret_cast<float4*>(own[part] + (mt * 16 + half * 8) * G::DP + block * 32);
         float v[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) v[k] = inside ? norm(c, element(u, k), acc[mt][block * 4 + k][2 * half + part]) : 0.f;
@@ -71,18 +73,17 @@ __device__ __forceinline__ void combine(float* matrix, int row, bool inside, con
 }
 
 // One pointwise matrix in shared memory, rows 4 words apart modulo the banks; it serves both ways.
-template <typename G>
+template <typename G, bool kBackward>
 class Fp32Pointwise {
     static constexpr int kPitch = G::C + 4;
 
 public:
-    static constexpr int kWords = G::C * kPitch, kBackwardWords = kWords;
+    static constexpr int kWords = G::C * kPitch;
     __device__ explicit Fp32Pointwise(const unsigned* shared) : weights_(reinterpret_cast<const float*>(shared)) {}
     // Asks for the weights; a wait for copies and a barrier must follow.
-    template <bool kBackward>
     __device__ __forceinline__ static void ask(const Plan<float>& p, int edge, int conv, unsigned* shared) {
         const float* from = p.pw_of(edge, conv);
-        for (int i = threadIdx.x; i < G::C * G::C / 4; i += kThreads) copy_async(shared + i / (G::C / 4) * kPitch + i % (G::C / 4) * 4, from + 4 * i);
+        for (unsigned i = threadIdx.x; i < G::C * G::C / 4; i += kThreads) copy_async(shared + i / (G::C / 4) * kPitch + i % (G::C / 4) * 4, from + 4 * i);
     }
     // acc[M blocks, pixels of this warp] = weights[M blocks from m0, K blocks from k0] * b[K blocks, pixels], blocks of 16
     template <int M, int K>
@@ -90,7 +91,7 @@ public:
         const int lane = threadIdx.x % 32;
         multiply<M, K>(b, acc, [&](int mt, int kt) {
             const float* w = weights_ + ((m0 + mt) * 16 + lane / 4) * kPitch + k0 * 16 + kt * 8 + lane % 4;
-            return SplitRows(w[0], w[8 * kPitch], w[4], w[8 * kPitch + 4]);
+            return SplitRows({w[0], w[8 * kPitch], w[4], w[8 * kPitch + 4]}, !kBackward);
         });
     }
     // The same with the transposed matrix.
@@ -99,7 +100,7 @@ public:
         const int lane = threadIdx.x % 32;
         multiply<M, K>(b, acc, [&](int mt, int kt) {
             const float* w = weights_ + (k0 * 16 + kt * 8 + lane % 4) * kPitch + (m0 + mt) * 16 + lane / 4;
-            return SplitRows(w[0], w[8], w[4 * kPitch], w[4 * kPitch + 8]);
+            return SplitRows({w[0], w[8], w[4 * kPitch], w[4 * kPitch + 8]}, !kBackward);
         });
     }
 
@@ -125,19 +126,22 @@ private:
             if constexpr (M == 1) {
                 const SplitRows a = rows(0, kt);
 #pragma unroll
-                for (int nt = 0; nt < G::NW; ++nt) mma_split(acc[0][nt], a, Split(element(low[nt / 4], nt % 4)), Split(element(high[nt / 4], nt % 4)));
+                for (int nt = 0; nt < G::NW; ++nt) mma_split(acc[0][nt], a, split(element(low[nt / 4], nt % 4)), split(element(high[nt / 4], nt % 4)));
             } else {
                 static_assert(M == 2);
                 const SplitRows a0 = rows(0, kt), a1 = rows(1, kt);
 #pragma unroll
                 for (int nt = 0; nt < G::NW; ++nt) {
-                    const Split b0(element(low[nt / 4], nt % 4)), b1(element(high[nt / 4], nt % 4));
+                    const Split b0 = split(element(low[nt / 4], nt % 4)), b1 = split(element(high[nt / 4], nt % 4));
                     mma_split(acc[0][nt], a0, b0, b1);
                     mma_split(acc[1][nt], a1, b0, b1);
                 }
             }
         }
     }
+
+    // Forward rounds: there signs may hang on the last bit.
+    __device__ __forceinline__ static Split split(float x) { return Split(x, !kBackward); }
 
     const float* weights_;
 };
@@ -153,12 +157,12 @@ __device__ __forceinline__ void outer_product(const float* a, int row, const flo
     for (int k = 0; k < kShare; k += 16) {
         const int at = own[k / 16 % 2] + first + k / 32 * 32;
         const float4 top = *reinterpret_cast<const float4*>(a + row * G::DP + at), bottom = *reinterpret_cast<const float4*>(a + (row + 8) * G::DP + at);
-        const SplitRows a0(top.x, bottom.x, top.y, bottom.y), a1(top.z, bottom.z, top.w, bottom.w);
+        const SplitRows a0({top.x, bottom.x, top.y, bottom.y}, false), a1({top.z, bottom.z, top.w, bottom.w}, false);
 #pragma unroll
         for (int nt = 0; nt < kColumns; ++nt) {
             const float4 column = *reinterpret_cast<const float4*>(b + nt * 8 * G::DP + at);
-            mma_split(acc[nt], a0, Split(column.x), Split(column.y));
-            mma_split(acc[nt], a1, Split(column.z), Split(column.w));
+            mma_split(acc[nt], a0, Split(column.x, false), Split(column.y, false));
+            mma_split(acc[nt], a1, Split(column.z, false), Split(column.w, false));
         }
     }
 }
@@ -199,7 +203,11 @@ public:
         if (conv == kFr) return;
         const float* from = p.dw_of(edge, conv);
         const int size = kernel_of(conv) * kernel_of(conv);
-        for (int i = threadIdx.x; i < size * G::C; i += kThreads) copy_async4(shared + i / size * kRoom + i % size, from + i);
+#pragma unroll
+        for (int k = 0; k < G::kEach; ++k) {  // a warp's own channels
+            const int c = threadIdx.x / 32 * G::kEach + k, tap = threadIdx.x % 32;
+            if (tap < size) copy_async4(shared + c * kRoom + tap, from + c * size + tap);
+        }
         const int sub = threadIdx.x % kLanes;
         group_ = threadIdx.x % 32 / kLanes;
         const int rows = sub / kAcross;

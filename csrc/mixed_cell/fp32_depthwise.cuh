@@ -83,13 +83,14 @@ class Fp32GradientWarp {
 
 public:
     __device__ Fp32GradientWarp(const Plan<float>& p, int edge, int kind, float* shared)
-        : p_(p), edge_(edge), kind_(kind), in_(p, edge, kind), tiles_(G::tiles(p.n, p.oh)), strips_(G::kPacked ? 1 : p.oh / 16) {
+        : p_(p), edge_(edge), kind_(kind), in_(p, edge, kind), tiles_(G::tiles(p.n, p.oh)) {
         const int lane = threadIdx.x % 32, sub = lane % F::kLanes, group = lane / F::kLanes;
         warp_ = shared + threadIdx.x / 32 * F::kWarpElements;
         first_ = (blockIdx.y * F::kWarpsHere + threadIdx.x / 32) * F::kChannels;
         c = first_ + group;
         m_ = sub / F::kAcross * F::R;
         column_ = sub % F::kAcross * F::Q;
+        x_ = in_.x.data + c * in_.x.h * G::IW + column_ * S;
         own_ = warp_ + F::kChannels * (F::kChannelElements + F::kWeightRoom) + 4 * lane;
         weights_ = warp_ + F::kChannels * F::kChannelElements + group * F::kWeightRoom;
     }
@@ -128,11 +129,11 @@ public:
     // The tile's input, rectified; `place`: of the tile's first plane.
     __device__ __forceinline__ void input(int place, Patch<F, S>& x) const {
         const float* own = own_ + place / F::kCount * (32 * F::kOwn);
-        const Pair<float> norm = in_.norm ? in_.norm[c] : Pair<float>{};
+        const Pair<float> norm = kAll ? Pair<float>{} : in_.norm[c];
 #pragma unroll
         for (int k = 0; k < F::kOwn; k += 4) {
             float4 v = *reinterpret_cast<const float4*>(own + 32 * k);
-            rectify(v, in_.norm != nullptr, norm);
+            rectify<!kAll>(v, norm);
             const float values[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int e = 0; e < 4; ++e) {  // k counts rows of S * Q, S of them an output row
@@ -147,10 +148,11 @@ public:
     }
     __device__ __forceinline__ const float* weights(int q) const { return weights_ + F::first_weight(q); }
 
-    __device__ __forceinline__ bool inside(int tile) const { return image(tile) < p_.n; }
     __device__ __forceinline__ void store(float* out, int tile, const Patch<F, S>& dx) const {
-        if (!inside(tile)) return;
-        float* at = out + (std::int64_t{image(tile)} * G::C + c) * p_.plane() * S * S + input_row(tile) * G::IW + column_ * S;
+        int n, row;
+        locate(tile, n, row);
+        if (G::kPacked && n >= p_.n) return;
+        float* at = out + (std::int64_t{n} * G::C + c) * (static_cast<int>(p_.plane()) * S * S) + row * G::IW + column_ * S;
 #pragma unroll
         for (int y = 0; y < S * F::R; ++y)
 #pragma unroll
@@ -165,31 +167,42 @@ public:
     __device__ int tiles() const { return tiles_; }
 
 private:
-    __device__ int image(int tile) const { return G::kPacked ? tile * 2 + m_ / 8 : tile / strips_; }
-    __device__ int input_row(int tile) const { return (G::kPacked ? m_ % 8 : tile % strips_ * 16 + m_) * S; }
+    // The lane's image, and the first input row of its patch.
+    __device__ __forceinline__ void locate(int tile, int& n, int& row) const {
+        G::start(p_, tile, n, row);
+        if (G::kPacked) n += m_ / 8;
+        row = (row + (G::kPacked ? m_ % 8 : m_)) * S;
+    }
 
     // A convolution's gradient for a tile, and with the first convolution the lane's own input.
     __device__ __forceinline__ void ask(int tile, int q, int place) {
         if (tile < tiles_) {
-            constexpr int kVectors = G::OW / 4, kTotal = F::ROWS * kVectors;
-            const float* from = p_.dd_of(edge_, F::conv_of(q, kind_)) + first_ * p_.plane();
+            constexpr int kVectors = G::OW / 4, kRows = 32 / kVectors;  // rows that a warp asks for at a time
+            static_assert(F::kPart % kRows == 0);
+            const int row = threadIdx.x % 32 / kVectors, v = threadIdx.x % kVectors, plane = static_cast<int>(p_.plane());
+            int n, first_row;
+            G::start(p_, tile, n, first_row);
+            const float* from = p_.dd_of(edge_, F::conv_of(q, kind_));
+            const std::int64_t at = (std::int64_t{n} * G::C + first_) * plane + (first_row + row - 4) * G::OW + v * 4;
+            float* to = warp_ + place * F::PLANE + row * F::PITCH + 4 + v * 4;
 #pragma unroll
-            for (int k = 0; k < (F::kChannels * kTotal + 31) / 32; ++k) {
-                const int item = threadIdx.x % 32 + 32 * k, group = item / kTotal, i = item % kTotal, v = i % kVectors, row = i / kVectors;
-                if (F::kChannels * kTotal % 32 != 0 && item >= F::kChannels * kTotal) continue;
-                const int n = G::kPacked ? tile * 2 + row / F::kPart : tile / strips_;
-                const int y = G::kPacked ? row % F::kPart - 4 : tile % strips_ * 16 + row - 4;
-                const bool there = y >= 0 && y < p_.oh && n < p_.n;
-                copy_async(warp_ + (group * F::kRing + place) * F::PLANE + row * F::PITCH + 4 + v * 4,
-                           there ? from + (std::int64_t{n} * G::C + group) * p_.plane() + y * G::OW + v * 4 : from, there);
-            }
+            for (int group = 0; group < F::kChannels; ++group)
+#pragma unroll
+                for (int image = 0; image < F::ROWS / F::kPart; ++image)
+#pragma unroll
+                    for (int k = 0; k < F::kPart; k += kRows) {
+                        const bool there = static_cast<unsigned>(first_row + row - 4 + k) < static_cast<unsigned>(p_.oh) && (!G::kPacked || n + image < p_.n);
+                        copy_async(to + group * F::kRing * F::PLANE + (image * F::kPart + k) * F::PITCH,
+                                   there ? from + at + (image * G::C + group) * plane + k * G::OW : from, there);
+                    }
             if (q == 0) {
-                const bool there = inside(tile);
-                const float* x = in_.x.data + (there ? image(tile) * in_.x.image + std::int64_t{c} * in_.x.h * G::IW + input_row(tile) * G::IW + column_ * S : 0);
+                locate(tile, n, first_row);
+                const bool there = !G::kPacked || n < p_.n;
+                const float* x = x_ + (there ? n * in_.x.image + first_row * G::IW : 0);
                 float* own = own_ + place / F::kCount * (32 * F::kOwn);
 #pragma unroll
                 for (int k = 0; k < F::kOwn; k += 4)
-                    copy_async(own + 32 * k, there ? x + k / (S * F::Q) * G::IW + k % (S * F::Q) : x, there);
+                    copy_async(own + 32 * k, x + k / (S * F::Q) * G::IW + k % (S * F::Q), there);
             }
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
@@ -198,7 +211,8 @@ private:
     const Plan<float>& p_;
     int edge_, kind_;
     ConvInput<float> in_;
-    int tiles_, strips_, first_, m_, column_;
+    const float* x_;  // the lane's first column of its channel
+    int tiles_, first_, m_, column_;
     float *warp_, *own_, *weights_;
 };
 
@@ -282,7 +296,7 @@ __device__ __forceinline__ void second_gradient(const Plan<float>& p, int edge, 
 
 // Grid: groups x channels / (4 * kChannels) x jobs. Kinds: the Conv where there is one, else unused.
 template <typename G, bool kAll>
-__global__ void __launch_bounds__(128, Fp32Gradient<G, kAll>::kBlocks) fp32_gradient_kernel(Plan<float> p, const __grid_constant__ Jobs jobs) {
+__global__ void __launch_bounds__(128, Fp32Gradient<G, kAll>::kBlocks) fp32_gradient_kernel(const __grid_constant__ Plan<float> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
     extern __shared__ __align__(16) unsigned char shared[];
     const int edge = jobs.edge[blockIdx.z], conv = jobs.kind[blockIdx.z];

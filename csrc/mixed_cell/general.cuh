@@ -47,7 +47,7 @@ __device__ A pointwise(const Plan<T>& p, int conv, const A* weights, const A* d,
 
 // z = pw * depthwise(relu(x)) of one convolution of one edge, and its sums. Grid: tiles x jobs.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, ConvSums what) {
+__global__ void __launch_bounds__(kThreads) conv_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs jobs, ConvSums what) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -63,6 +63,8 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, Co
     const T* g = p.g_of(edge);
     const A* weights = p.pw_of(edge, conv);
     const int row = p.stat_row(edge, conv);
+    if (what == ConvSums::kStatistics && p.keeps(conv))
+        for (int c = warp; inside && c < p.c; c += kWarps) store(p.results_of(edge, conv) + (n * p.c + c) * p.plane() + r, d[c * kTile + lane]);
     for (int co = warp; co < p.c; co += kWarps) {
         A v = pointwise(p, conv, weights, d, co), a = 0, b = 0;
         const std::int64_t at = (n * p.c + co) * p.plane() + r;
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) conv_kernel(Plan<T> p, Jobs jobs, Co
 
 // dz of a tile, the gradient dd = pw^T dz of the depthwise output, and this group's share of dpw = dz d^T. Grid: groups x jobs.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p, Jobs jobs) {
+__global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) pointwise_backward_kernel(Plan<T> p,
 // Gradient of the depthwise convolutions' input. First halves and dilated ones of an edge (kind kSep3First) together into dx;
 // a second half through ReLU into h1, with the sums that the norm before it needs. Grid: tiles of input pixels x jobs.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p, Jobs jobs) {
+__global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     const int edge = jobs.edge[blockIdx.y], kind = jobs.kind[blockIdx.y];
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(kThreads) depthwise_backward_kernel(Plan<T> p,
 
 // Gradient of the depthwise weights of one channel. Grid: (groups of images) x jobs x channels; kind is a Conv.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(Plan<T> p, Jobs jobs) {
+__global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs jobs) {
     wait_for_previous();
     using A = typename Arithmetic<T>::Type;
     __shared__ A sums[kWarps];

@@ -37,10 +37,22 @@ Plan<T> make_plan(const Shape& s) {
     p.ow = static_cast<int>(s.out_w());
     p.nodes = s.nodes;
     p.edges = s.edges();
+    p.plane_pixels = std::int64_t{p.oh} * p.ow;
+    p.elements = s.n * s.c * p.plane_pixels;
+    p.per_pixel = 1.0 / static_cast<double>(p.pixels());
+    for (int i = 0, edge = 0; i < p.nodes; ++i) {
+        for (int j = 0; j < i + 2; ++j, ++edge) {
+            p.node[edge] = static_cast<unsigned char>(i);
+            p.source[edge] = static_cast<unsigned char>(j);
+        }
+    }
+    p.by_c = Divisor(static_cast<unsigned>(p.c));
+    p.by_strips = Divisor(static_cast<unsigned>(std::max(p.oh / 16, 1)));
     p.by_ow = Divisor(static_cast<unsigned>(p.ow));
     p.by_w = Divisor(static_cast<unsigned>(p.w));
     p.by_vectors = Divisor(static_cast<unsigned>(std::max<std::int64_t>(p.plane() / kVec, 1)));
     p.reduction = s.reduction;
+    p.keeps_results = Tuned<T>::keeps_results(p);
     return p;
 }
 
@@ -60,6 +72,7 @@ std::int64_t lay_out_saved(Plan<T>& p, void* base) {
     Arena arena(base);
     arena.take(p.z, p.edges * 2 * p.size());
     arena.take(p.z_fr, p.reduction ? 2 * p.nodes * p.size() : 0);
+    arena.take(p.results, p.keeps_results ? p.edges * 2 * p.size() : 0);
     arena.take(p.stats, std::int64_t{p.stat_rows()} * p.c);
     return arena.used();
 }
@@ -69,7 +82,7 @@ std::int64_t partial_count(const Plan<T>& p) {  // per-block sums that one lane 
     const std::int64_t input_pixels = std::int64_t{p.n} * p.h * p.w;
     const std::int64_t jobs = std::max({2, p.nodes, 2 * (p.nodes - kLanes + 1)});  // edges that one lane has at a time
     const std::int64_t tiles = divide_up(input_pixels, kTile) + p.n * p.segments();
-    return jobs * p.c * std::max<std::int64_t>(5 * tiles, 2 * p.dw_groups());  // two second halves an edge leave sums by group
+    return jobs * p.c * (5 * tiles + 2 * p.dw_groups());  // two second halves an edge leave sums by group
 }
 
 template <typename T>

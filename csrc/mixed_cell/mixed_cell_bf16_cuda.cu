@@ -13,6 +13,9 @@ Status launch_depthwise(const Plan<bf16>& p, const Jobs& jobs, Lane& lane) {
 }  // namespace
 
 template <>
+bool Tuned<bf16>::keeps_results(const P&) { return false; }
+
+template <>
 std::int64_t Tuned<bf16>::fragment_bytes(const P& p) {
     return with_geometry(p, false, [](auto) {}) ? Bf16Weights(p).words * 4 : 0;
 }

@@ -10,22 +10,28 @@ namespace hwnas::mixed_cell {
 namespace cuda {
 namespace {
 
-// Both halves of all convolutions of some edges, with their statistics and those of the pools of some states.
+// Both halves of all convolutions of some edges, all of one stride, with their statistics and those of the pools of some states.
 template <typename T>
 Status convolve_edges(Stages<T>& stages, const Plan<T>& p, const int* edges, int count, const Jobs& states) {
-    Jobs first[2], reduces, second;  // first[strided]
+    Jobs first, reduces, second;
+    const bool strided = p.strided(edges[0]);
     for (int k = 0; k < count; ++k) {
-        const int edge = edges[k];
-        for (int conv : {kSep5First, kSep3First, kDil5, kDil3}) first[p.strided(edge)].add(edge, conv);
-        for (int conv : {kSep5Second, kSep3Second}) second.add(edge, conv);
-        if (p.strided(edge)) reduces.add(edge, kFr);
+        for (int conv : {kSep5First, kSep3First}) first.add(edges[k], conv);
+        for (int conv : {kSep5Second, kSep3Second}) second.add(edges[k], conv);
+        if (strided) reduces.add(edges[k], kFr);
     }
-    const bool strided = first[true].count > 0;  // the pools go along with the first launch
-    HWNAS_TRY(stages.convolve(first[strided], ConvSums::kStatistics, strided, states));
-    if (strided) HWNAS_TRY(stages.convolve(first[false], ConvSums::kStatistics, false));
+    for (int k = 0; k < count; ++k)
+        for (int conv : {kDil5, kDil3}) first.add(edges[k], conv);
+    HWNAS_TRY(stages.convolve(first, ConvSums::kStatistics, strided, states));
     HWNAS_TRY(stages.convolve(reduces, ConvSums::kStatistics, true));
-    HWNAS_TRY(stages.template finish_sums<false>());
-    HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false));
+    Pending<typename Plan<T>::A> halves;  // the second halves' launch adds up the first ones' statistics itself
+    if (stages.settles(false)) {
+        halves = stages.pending(0);
+        stages.settled(0, second.count);
+    } else {
+        HWNAS_TRY(stages.template finish_sums<false>());
+    }
+    HWNAS_TRY(stages.convolve(second, ConvSums::kStatistics, false, {}, halves));
     return stages.template finish_sums<false>();
 }
 
@@ -48,15 +54,26 @@ Status edges_backward(Stages<T>& stages, const Plan<T>& p, int node, int from, i
     for (int k = 0; !strided && k < dilated.count; ++k) ready.add(dilated.edge[k], dilated.kind[k]);
     HWNAS_TRY(stages.convolve(ready, ConvSums::kGradient, false, edges));
     if (strided) HWNAS_TRY(stages.convolve(dilated, ConvSums::kGradient, true));
-    HWNAS_TRY(stages.template finish_sums<true>());
-    HWNAS_TRY(stages.pointwise_backward(ready, false));
+    const bool settles = stages.settles(strided);  // each launch adds up itself the sums that it needs
+    Pending<typename Plan<T>::A> of_ready, of_passes, of_reduces, of_dilated, of_halves;
+    if (settles) {
+        of_ready = stages.pending(0), of_passes = of_reduces = stages.pending(1);
+        of_reduces.partial += 2 * std::int64_t{p.c} * of_reduces.tiles;  // the last of an edge's three
+        of_reduces.stride = 3;
+        if (strided) of_dilated = stages.pending(2);
+    } else {
+        HWNAS_TRY(stages.template finish_sums<true>());
+    }
+    HWNAS_TRY(stages.pointwise_backward(ready, false, of_ready, settles ? edges : Jobs{}, of_passes));
     if (strided) {
-        HWNAS_TRY(stages.pointwise_backward(reduces, true));
-        HWNAS_TRY(stages.pointwise_backward(dilated, true));
+        HWNAS_TRY(stages.pointwise_backward(reduces, true, of_reduces));
+        HWNAS_TRY(stages.pointwise_backward(dilated, true, of_dilated));
     }
     HWNAS_TRY(stages.depthwise_second_backward(second));
-    HWNAS_TRY(stages.template finish_sums<true>());
-    HWNAS_TRY(stages.pointwise_backward(separable, strided));
+    if (settles) of_halves = stages.pending(stages.waiting() - 1);
+    else HWNAS_TRY(stages.template finish_sums<true>());
+    HWNAS_TRY(stages.pointwise_backward(separable, strided, of_halves));
+    stages.all_settled();
     return stages.depthwise_state_backward(convs, edges, strided);
 }
 
@@ -67,7 +84,8 @@ Status forward(const Plan<T>& p, Lanes& lanes) {
     HWNAS_TRY(stages[0].prepare(false));
     const int used = std::min(p.nodes, kLanes);
     for (int lane = 1; lane < used; ++lane) HWNAS_TRY(lanes.order(0, lane));
-    // s0 and s1 are ready: their edges into node 0 here, those into node 1 and those into the others beside.
+    // s0 and s1 are ready: their edges into node 0 here, those into the others beside, where they are blended as well.
+    const bool parts = stages[0].blends_parts();
     Jobs inputs;
     for (int j = 0; j < 2; ++j) inputs.add(j, 0);
     int edges[kMaxEdges], count = 0;
@@ -76,6 +94,9 @@ Status forward(const Plan<T>& p, Lanes& lanes) {
         for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i)
             for (int j = 0; j < 2; ++j) edges[count++] = i * (i + 3) / 2 + j;
         HWNAS_TRY(convolve_edges(stages[lane], p, edges, count, lane == 0 ? inputs : Jobs{}));
+        if (lane == 0 || !parts) continue;
+        HWNAS_TRY(lanes.order(0, lane));  // the pools' statistics
+        for (int i = lane; i < (lane == kLanes - 1 ? p.nodes : lane + 1); ++i) HWNAS_TRY(stages[lane].blend(i, 0, 2));
     }
     for (int node = 0; node < p.nodes; ++node) {
         if (node > 0) {  // edges that leave the node before
@@ -87,7 +108,7 @@ Status forward(const Plan<T>& p, Lanes& lanes) {
             HWNAS_TRY(convolve_edges(stages[0], p, edges, count, states));
             if (node < used) HWNAS_TRY(lanes.order(node, 0));
         }
-        HWNAS_TRY(stages[0].blend(node));
+        HWNAS_TRY(stages[0].blend(node, parts && node > 0 ? 2 : 0, node + 2));
     }
     return {};
 }

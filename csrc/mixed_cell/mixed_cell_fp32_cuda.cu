@@ -13,6 +13,10 @@ Status launch_gradient(const Plan<float>& p, const Jobs& jobs, Lane& lane) {
 
 }  // namespace
 
+// Where planes are large: float32 has the memory, and with 64 channels computing again takes little.
+template <>
+bool Tuned<float>::keeps_results(const P& p) { return p.c <= 32 && with_geometry(p, false, [](auto) {}); }
+
 template <>
 std::int64_t Tuned<float>::fragment_bytes(const P&) { return 0; }
 

@@ -22,6 +22,8 @@ constexpr int kSegment = 256;  // pixels of one plane that a warp takes in the e
 // Batch norms that an edge uses: the six convolutions' (numbered as Conv), the factorized reduce's and the pools'. kFr also
 // numbers the sum <g, x> that a skip without batch norm needs for its gate.
 enum Norm : int { kFr = kConvs, kMax, kAvg, kNorms };
+// The three sums that the gradient's passes leave of an edge.
+__host__ __device__ constexpr int pass_norm(int slot) { return slot == 0 ? int{kMax} : slot == 1 ? int{kAvg} : int{kFr}; }
 
 // T: storage of activations; A: arithmetic, weights and statistics.
 template <typename T>
@@ -74,13 +76,17 @@ template <typename T>
 struct Plan {
     using A = typename Arithmetic<T>::Type;
     int n, c, nodes, edges, h, w, oh, ow;
-    bool reduction;
+    bool reduction, keeps_results;
+    std::int64_t plane_pixels, elements;  // oh * ow; of [n, c, oh, ow]
+    double per_pixel;                     // 1 / (n * oh * ow)
+    unsigned char node[kMaxEdges], source[kMaxEdges];  // that an edge enters, and that it leaves
     const T* s[2];
     T* y;  // [n, nodes * c, oh, ow]
     const A *gates, *dw, *pw, *fr;
     // saved
     T* z;      // [edges, 2, n, c, oh, ow]: outputs of the separable convolutions' first halves before batch norm
     T* z_fr;   // [reduced edges, n, c, oh, ow]
+    T* results;  // [edges, 2, n, c, oh, ow]: depthwise results of the two convolutions that keeps() names
     Pair<A>* stats;  // [stat rows, c]: mean and 1 / std of every batch norm
     // scratch, forward
     T* z_last;  // [edges, 4, n, c, oh, ow]: outputs of the second halves and the dilated convolutions before batch norm;
@@ -100,20 +106,13 @@ struct Plan {
     T* pools;          // [sources, 2, n, c, oh, ow]: max and average pool of every state that an edge reads (vector kernels)
     Pair<A>* partial;  // per-block sums, [job, c, tile]
     void* fragments;  // weights as the tensor cores want them (tuned kernels)
-    Divisor by_ow, by_w, by_vectors;  // by_vectors: 8-pixel pieces of a plane
+    Divisor by_c, by_ow, by_w, by_vectors, by_strips;  // by_vectors: 8-pixel pieces of a plane; by_strips: 16 rows of one
 
-    __host__ __device__ std::int64_t plane() const { return std::int64_t{oh} * ow; }
-    __host__ __device__ std::int64_t pixels() const { return n * plane(); }
-    __host__ __device__ std::int64_t size() const { return pixels() * c; }
-    __host__ __device__ int node_of(int edge) const {
-        int i = 0;
-        while ((i + 1) * (i + 4) / 2 <= edge) ++i;
-        return i;
-    }
-    __host__ __device__ int source_of(int edge) const {
-        const int i = node_of(edge);
-        return edge - i * (i + 3) / 2;
-    }
+    __host__ __device__ std::int64_t plane() const { return plane_pixels; }
+    __host__ __device__ std::int64_t pixels() const { return n * plane_pixels; }
+    __host__ __device__ std::int64_t size() const { return elements; }
+    __host__ __device__ int node_of(int edge) const { return node[edge]; }
+    __host__ __device__ int source_of(int edge) const { return source[edge]; }
     // Which stream works backward on a node's edges from s0 and s1; its edges from other nodes stay on stream 0.
     __host__ __device__ static int lane_of(int node) { return node == 0 ? 0 : 1 + node % (kLanes - 1); }
     // Scratch of an edge, which the stream's next node uses again.
@@ -145,6 +144,14 @@ struct Plan {
     __host__ __device__ const A* dw_of(int edge, int conv) const { return dw + (std::int64_t{edge} * kDwPerChannel + dw_offset(conv)) * c; }
     __host__ __device__ const A* pw_of(int edge, int conv) const {
         return conv == kFr ? fr + std::int64_t{reduced_index(edge)} * c * c : pw + (std::int64_t{edge} * kConvs + conv) * c * c;
+    }
+    __host__ __device__ A* sums_of(int edge, int norm) const { return sums + (std::int64_t{edge} * kNorms + norm) * 2 * c; }
+    // Whether forward keeps a convolution's depthwise results, because computing them again would cost more than memory: the larger
+    // second half's and the larger dilated convolution's.
+    __host__ __device__ bool keeps(int conv) const { return keeps_results && (conv == kSep5Second || conv == kDil5); }
+    // Where they are in backward: kept, or computed again where the gradient of the depthwise outputs will be.
+    __host__ __device__ T* results_of(int edge, int conv) const {
+        return keeps(conv) ? results + (std::int64_t{edge} * 2 + (conv == kDil5 ? 1 : 0)) * size() : dd_of(edge, conv);
     }
     __host__ __device__ T* dd_of(int edge, int conv) const { return dd + (std::int64_t{slot_of(edge)} * kConvs + conv) * size(); }
     __host__ __device__ T* h1_of(int edge, int conv) const { return h1 + (std::int64_t{slot_of(edge)} * 2 + conv / 2) * size(); }
@@ -235,12 +242,13 @@ struct NormGradient {
     // What it comes from; loading it early hides the way to memory.
     struct Source {
         A mean, rstd, sum_u, sum_uz, gate;
-        __device__ Source(const Plan<T>& p, int edge, int norm, int op, int c) {
+        __device__ Source(const Plan<T>& p, int edge, int norm, int op, int c, A u, A uz) : sum_u(u), sum_uz(uz) {
             const Pair<A> stat = p.stat(p.stat_row(edge, norm), c);
-            const A* sums = p.sums + (std::int64_t{edge} * kNorms + norm) * 2 * p.c;
-            mean = stat.a, rstd = stat.b, sum_u = sums[c], sum_uz = sums[p.c + c];
+            mean = stat.a, rstd = stat.b;
             gate = op < 0 ? A(1) : p.gates[edge * kOps + op];  // op < 0: u is already the gradient of this norm's output
         }
+        __device__ Source(const Plan<T>& p, int edge, int norm, int op, int c)
+            : Source(p, edge, norm, op, c, p.sums_of(edge, norm)[c], p.sums_of(edge, norm)[p.c + c]) {}
     };
     __device__ NormGradient(const Plan<T>& p, const Source& s) {
         const A count = static_cast<A>(p.pixels()), m1 = s.sum_u / count, m2 = s.sum_uz / count;

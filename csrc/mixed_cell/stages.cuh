@@ -38,12 +38,12 @@ public:
     }
 
     // With `passes`: kStatistics, the states whose pools' statistics are wanted; kGradient, the edges whose other norms' sums are.
-    // They go into the same launch where the tuned kernel takes both.
-    Status convolve(const Jobs& jobs, ConvSums what, bool strided, const Jobs& passes = {}) {
+    // They go into the same launch where the tuned kernel takes both. `pending`: of the norms before second halves.
+    Status convolve(const Jobs& jobs, ConvSums what, bool strided, const Jobs& passes = {}, const Pending<A>& pending = {}) {
         if (jobs.count > 0 && Tuned<T>::covers(p_, strided)) {
             const bool together = vectors_ && passes.count > 0;
             int tiles = 0;
-            HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, together ? passes : Jobs{}, what, strided, lane_, &tiles));
+            HWNAS_TRY(Tuned<T>::convolve(with_partial(), jobs, together ? passes : Jobs{}, what, strided, pending, lane_, &tiles));
             note_sums(jobs, tiles);
             if (!together) return elementwise_sums(passes, what);
             note_pass_sums(passes, what);
@@ -58,21 +58,33 @@ public:
         return elementwise_sums(passes, what);
     }
 
-    // Adds up all per-block sums since the last time.
+    // Whether the launches of an edge add up the sums of the one before themselves, where they need them.
+    bool settles(bool strided) const { return Tuned<T>::covers(p_, false) && (!strided || Tuned<T>::covers(p_, strided)); }
+    // The sums that wait, in the order of the launches that left them.
+    Pending<A> pending(int part) const { return {p_.partial + sums_.part[part].offset, sums_.part[part].tiles}; }
+    int waiting() const { return sums_.count; }
+    void settled(int part, int jobs) { sums_.part[part].settled = jobs; }
+    void all_settled() {
+        sums_ = {};
+        partial_used_ = 0;
+    }
+
+    // Adds up all per-block sums that wait.
     template <bool kBackward>
     Status finish_sums() {
         int jobs = 0;
-        for (int k = 0; k < sums_.count; ++k) jobs += sums_.part[k].jobs.count;
+        for (int k = 0; k < sums_.count; ++k) jobs += sums_.part[k].jobs.count - sums_.part[k].settled;
         const dim3 grid(static_cast<unsigned>(divide_up(p_.c, kWarps)), jobs);
         HWNAS_TRY(launch(finish_sums_kernel<T, kBackward>, grid, kThreads, 0, lane_, p_, sums_));
-        sums_ = {};
-        partial_used_ = 0;
+        all_settled();
         return {};
     }
 
-    Status blend(int node) {
+    // Whether the edges into a node may be blended in parts, each added to those before.
+    bool blends_parts() const { return kVectors && vectors_ && p_.plane() >= 64; }
+    Status blend(int node, int from, int to) {
         if constexpr (kVectors) {
-            if (vectors_ && p_.plane() >= 64) return launch(blend_vector_kernel<T>, vector_blocks(), kThreads, 0, lane_, p_, node);
+            if (blends_parts()) return launch(blend_vector_kernel<T>, vector_blocks(), kThreads, 0, lane_, p_, node, from, to);
         }
         return launch(blend_kernel<T>, stream_blocks(), kThreads, 0, lane_, p_, node);
     }
@@ -93,9 +105,10 @@ public:
         return gather<kThreads, false>(first, count, 0);
     }
 
-    Status pointwise_backward(const Jobs& jobs, bool strided) {
+    // `pending`: of the norms behind the jobs; `edges`, `passes`: edges with sums of their gradient's passes. Where settles().
+    Status pointwise_backward(const Jobs& jobs, bool strided, const Pending<A>& pending = {}, const Jobs& edges = {}, const Pending<A>& passes = {}) {
         if (jobs.count == 0) return {};
-        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, lane_);
+        if (Tuned<T>::covers(p_, strided)) return Tuned<T>::pointwise_backward(p_, jobs, strided, pending, edges, passes, lane_);
         const std::int64_t bytes = 3 * std::int64_t{p_.c} * kTile * sizeof(A);
         return launch(pointwise_backward_kernel<T>, dim3(p_.pw_groups(), jobs.count), kThreads, bytes, lane_, p_, jobs);
     }
@@ -150,7 +163,7 @@ private:
             if (what == ConvSums::kStatistics) {
                 for (int norm : {kMax, kAvg}) slots.add(passes.edge[k], norm);
             } else {
-                for (int norm : kStreamNorms) slots.add(passes.edge[k], norm);
+                for (int slot = 0; slot < 3; ++slot) slots.add(passes.edge[k], pass_norm(slot));
             }
         }
         note_sums(slots, vectors_ ? p_.n * vector_tiles(p_) : p_.n * p_.segments());
@@ -182,7 +195,7 @@ private:
         return p;
     }
     void note_sums(const Jobs& jobs, int tiles) {
-        sums_.part[sums_.count++] = {jobs, tiles, partial_used_};
+        sums_.part[sums_.count++] = {jobs, tiles, partial_used_, 0};
         partial_used_ += std::int64_t{jobs.count} * p_.c * tiles;
     }
 

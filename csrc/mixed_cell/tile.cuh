@@ -28,29 +28,37 @@ struct Geometry {
     // Pixel q of channel c in a [c, pixels] matrix in shared memory, whole 16 bytes together. Both ways in which a product reads
     // it find different banks: bfloat16 rows are 16 bytes apart modulo the banks; float32 ones are permuted by groups of 4.
     static constexpr int DP = P + (kFloat ? 0 : 8), kMatrix = C * DP;
-    __device__ static int at(int c, int q) { return c * DP + (kFloat ? q ^ (4 * (c % 4) | c % 2 * 16) : q); }
-    __device__ static int row(int m) { return kPacked ? m / 8 * kPart + m % 8 * S + 4 : m * S + 4; }
+    __device__ static int at(unsigned c, unsigned q) { return c * DP + (kFloat ? q ^ (4 * (c % 4) | c % 2 * 16) : q); }
+    __device__ static int row(unsigned m) { return kPacked ? m / 8 * kPart + m % 8 * S + 4 : m * S + 4; }
     __host__ __device__ static int tiles(int n, int oh) { return kPacked ? (n + 1) / 2 : n * (oh / 16); }
     // Order of a tile's pixels in [c, pixels] matrices: row by row, except that rows of 32 bfloat16 are split in halves, which
     // spreads the rows of a depthwise product over twice the banks.
     static constexpr bool kSplit = OW == 32 && sizeof(T) == 2;
-    __device__ static int position(int m, int w) { return kSplit ? w / 16 * 256 + m * 16 + w % 16 : m * OW + w; }
+    __device__ static int position(unsigned m, unsigned w) { return kSplit ? w / 16 * 256 + m * 16 + w % 16 : m * OW + w; }
     // Block nt of 8 pixels of a warp, from its first pixel, in the plane.
     __device__ static constexpr int block(int nt) { return kSplit ? nt / 2 * OW + nt % 2 * 8 : nt * 8; }
     // The first 16-row block of `blocks` that a warp has in a product, and its first pixel: in the tile's order, and as its image
     // and its place in the plane.
     __device__ static int first_block(int warp, int blocks) { return warp / kWarpsN * (blocks / kWarpsM); }
     __device__ static int first_pixel(int warp) { return warp % kWarpsN * (NW * 8); }
-    __device__ static void place(int tile, int warp, int oh, int& n, int& at) {
+    __device__ static void place(const Plan<T>& p, int tile, int warp, int& n, int& at) {
         const int q = first_pixel(warp);
         if (kPacked) {
             n = tile * 2 + q / 64;
             at = q % 64;
         } else {
-            const int strips = oh / 16;
-            n = tile / strips;
-            at = tile % strips * P + (kSplit ? q % 256 / 16 * OW + q / 256 * 16 : q);
+            int strip;
+            p.by_strips.divide(tile, n, strip);
+            at = strip * P + (kSplit ? q % 256 / 16 * OW + q / 256 * 16 : q);
         }
+    }
+    // A tile's first image, and the first of its rows in it.
+    __device__ static void start(const Plan<T>& p, int tile, int& n, int& row) {
+        n = tile * 2;
+        row = 0;
+        if (kPacked) return;
+        p.by_strips.divide(tile, n, row);
+        row *= 16;
     }
     static bool covers(const Plan<T>& p, bool strided) {
         return p.c == C && p.ow == OW && (kPacked ? p.oh == 8 : p.oh % 16 == 0) && strided == (S == 2) &&
@@ -59,12 +67,13 @@ struct Geometry {
 };
 
 // Neighbouring values through ReLU(norm(x)) or ReLU(x).
-__device__ __forceinline__ void rectify(uint4& x, bool normed, const Pair<float>& norm) {
+template <bool kNormed>
+__device__ __forceinline__ void rectify(uint4& x, const Pair<float>& norm) {
     unsigned* words = reinterpret_cast<unsigned*>(&x);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
         __nv_bfloat162& pair = reinterpret_cast<__nv_bfloat162&>(words[k]);
-        if (normed) {
+        if (kNormed) {
             const float2 f = __bfloat1622float2(pair);
             const float scale = norm.b, shift = -norm.a * scale;
             pair = __floats2bfloat162_rn(fmaxf(fmaf(f.x, scale, shift), 0.f), fmaxf(fmaf(f.y, scale, shift), 0.f));
@@ -73,11 +82,12 @@ __device__ __forceinline__ void rectify(uint4& x, bool normed, const Pair<float>
         }
     }
 }
-__device__ __forceinline__ void rectify(float4& x, bool normed, const Pair<float>& norm) {
+template <bool kNormed>
+__device__ __forceinline__ void rectify(float4& x, const Pair<float>& norm) {
     float* v = reinterpret_cast<float*>(&x);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        if (normed) v[k] = (v[k] - norm.a) * norm.b;
+        if (kNormed) v[k] = (v[k] - norm.a) * norm.b;
         v[k] = fmaxf(v[k], 0.f);
     }
 }
@@ -104,49 +114,56 @@ template <typename G>
 class Rows {
     using T = typename G::T;
     using Word = typename Word16<T>::Type;
-    static constexpr int kValues = 16 / sizeof(T);
+    static constexpr int kValues = 16 / sizeof(T), kImageWords = G::kPart * G::kRowWords;
 
 public:
     using Words = Word[G::kLoads];
     // c: the first channel that this warp will ask for.
-    __device__ Rows(const Plan<T>& p, const View<const T>& x, int tile, int c) {
-        const int strips = G::kPacked ? 1 : p.oh / 16, lane = threadIdx.x % 32, n0 = G::kPacked ? tile * 2 : tile / strips;
+    __device__ Rows(const Plan<T>& p, const View<const T>& x, int tile, int c) : plane_(x.h * G::IW), image_(static_cast<int>(x.image)) {
+        const int lane = threadIdx.x % 32;
+        int n, first_row;
+        G::start(p, tile, n, first_row);
+        first_row = first_row * G::S - 4;
         inside_ = 0;
 #pragma unroll
         for (int k = 0; k < G::kLoads; ++k) {
             const int i = lane + k * 32, row = i / G::kRowWords;
-            const int n = G::kPacked ? n0 + row / G::kPart : n0;
-            const int y = G::kPacked ? row % G::kPart - 4 : tile % strips * 16 * G::S + row - 4;
-            offset_[k] = static_cast<int>((n - n0) * x.image) + y * G::IW + i % G::kRowWords * kValues;
-            if (i < G::ROWS * G::kRowWords && y >= 0 && y < x.h && n < p.n) inside_ |= 1u << k;
+            const unsigned y = G::kPacked ? row % G::kPart - 4 : first_row + row;
+            if (i < G::ROWS * G::kRowWords && y < static_cast<unsigned>(x.h) && (!G::kPacked || n + row / G::kPart < p.n)) inside_ |= 1u << k;
         }
-        plane_ = x.h * G::IW;
-        from_ = x.data + n0 * x.image + std::int64_t{c} * plane_;
+        from_ = x.data + n * x.image + std::int64_t{c} * plane_ + first_row * G::IW + lane * kValues;
     }
     // `channel`: counted from the first.
     __device__ __forceinline__ void load(int channel, Words& to) const {
+        const T* from = from_ + channel * plane_;
 #pragma unroll
-        for (int k = 0; k < G::kLoads; ++k) {
+        for (int k = 0; k < G::kLoads; ++k) {  // rows lie one after the other, images do not
+            const int image = G::kPacked ? (threadIdx.x % 32 + k * 32) / kImageWords : 0;
             to[k] = Word{};
-            if (inside_ >> k & 1) to[k] = __ldg(reinterpret_cast<const Word*>(from_ + channel * plane_ + offset_[k]));
+            if (inside_ >> k & 1) to[k] = __ldg(reinterpret_cast<const Word*>(from + image * (image_ - G::kPart * G::IW) + k * 32 * kValues));
         }
     }
-    // Through ReLU(norm(x)) or, if not `normed`, ReLU(x), if kRectify says so. Side columns stay.
-    template <bool kRectify = true>
+    // Through ReLU(norm(x)) or, if not `normed`, ReLU(x). Side columns stay.
     __device__ __forceinline__ void put(Words& from, bool normed, const Pair<float>& norm, T* plane) const {
-        const int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int k = 0; k < G::kLoads; ++k) {
-            const int i = lane + k * 32;
-            if (i >= G::ROWS * G::kRowWords) continue;
-            if (kRectify && (inside_ >> k & 1)) rectify(from[k], normed, norm);
-            cuda::put(plane + i / G::kRowWords * G::PITCH + 4 + i % G::kRowWords * kValues, from[k]);
-        }
+        if (normed) put<true>(from, norm, plane);
+        else put<false>(from, norm, plane);
     }
 
 private:
+    template <bool kNormed>
+    __device__ __forceinline__ void put(Words& from, const Pair<float>& norm, T* plane) const {
+        const int lane = threadIdx.x % 32;
+        plane += lane / G::kRowWords * G::PITCH + 4 + lane % G::kRowWords * kValues;
+#pragma unroll
+        for (int k = 0; k < G::kLoads; ++k) {
+            if (G::ROWS * G::kRowWords % 32 != 0 && lane + k * 32 >= G::ROWS * G::kRowWords) continue;
+            if (!kNormed || (inside_ >> k & 1)) rectify<kNormed>(from[k], norm);  // what is outside is zero, and stays it
+            cuda::put(plane + k * (32 / G::kRowWords) * G::PITCH, from[k]);
+        }
+    }
+
     const T* from_;
-    int plane_, offset_[G::kLoads];
+    int plane_, image_;
     unsigned inside_;
 };
 
@@ -169,15 +186,17 @@ __device__ __forceinline__ void clear_sides(int channels, T* planes) {
 // order, else in the tile's, as nobody else reads it.
 template <typename G, int kRows, bool kNatural, typename T, typename F>
 __device__ __forceinline__ void each_word(const Plan<T>& p, int tile, F f) {
-    constexpr int kValues = 16 / sizeof(T), kWords = G::P / kValues;
-    const int strips = G::kPacked ? 1 : p.oh / 16;
-    const std::int64_t plane = p.plane(), first = G::kPacked ? std::int64_t{tile} * 2 * G::C * plane : tile / strips * (G::C * plane) + tile % strips * G::P;
-#pragma unroll 4
-    for (int k = 0; k < kRows * kWords / kThreads; ++k) {
-        const int i = threadIdx.x + k * kThreads, c = i / kWords, q = i % kWords * kValues, image = G::kPacked ? q / 64 : 0;
-        const int position = kNatural ? G::position(q / G::OW, q % G::OW) : q;
-        f(G::at(c, position), first + (image * G::C + c) * plane + (G::kPacked ? q % 64 : q), !G::kPacked || tile * 2 + image < p.n);
-    }
+    constexpr int kValues = 16 / sizeof(T), kWords = G::P / kValues, kStep = kThreads / kWords;  // a thread's words are kStep channels apart
+    const int i = threadIdx.x, c = i / kWords, q = i % kWords * kValues, position = kNatural ? G::position(q / G::OW, q % G::OW) : q;
+    int n, row;
+    G::start(p, tile, n, row);
+    if (G::kPacked) n += q / 64;
+    const int plane = static_cast<int>(p.plane());
+    std::int64_t from = (std::int64_t{n} * G::C + c) * plane + row * G::OW + (G::kPacked ? q % 64 : q);
+    const bool there = !G::kPacked || n < p.n;
+    const int places[2] = {G::at(c, position), G::at(c + kStep, position) - kStep * G::DP};  // rows 2 * kStep apart are permuted alike
+#pragma unroll
+    for (int k = 0; k < kRows / kStep; ++k, from += kStep * plane) f(places[k % 2] + k * kStep * G::DP, from, there);
 }
 
 // As they are stored.

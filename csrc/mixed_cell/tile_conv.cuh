@@ -4,6 +4,7 @@
 
 #include "mixed_cell/bf16.cuh"
 #include "mixed_cell/fp32.cuh"
+#include "mixed_cell/pending.cuh"
 #include "mixed_cell/vector_sums.cuh"
 
 namespace hwnas::mixed_cell::cuda {
@@ -14,8 +15,8 @@ template <>
 struct Precision<bf16> {
     template <typename G>
     using Depthwiser = Bf16Depthwiser<G>;
-    template <typename G>
-    using Pointwise = Bf16Pointwise<G>;
+    template <typename G, bool kBackward>
+    using Pointwise = Bf16Pointwise<G, kBackward>;
     template <typename G, int M>
     using Upstream = Bf16Upstream<G, M>;
 };
@@ -23,15 +24,15 @@ template <>
 struct Precision<float> {
     template <typename G>
     using Depthwiser = Fp32Depthwiser<G>;
-    template <typename G>
-    using Pointwise = Fp32Pointwise<G>;
+    template <typename G, bool kBackward>
+    using Pointwise = Fp32Pointwise<G, kBackward>;
     template <typename G, int M>
     using Upstream = Fp32Upstream<G, M>;
 };
 template <typename G>
 using Depthwiser = typename Precision<typename G::T>::template Depthwiser<G>;
-template <typename G>
-using Pointwise = typename Precision<typename G::T>::template Pointwise<G>;
+template <typename G, bool kBackward>
+using Pointwise = typename Precision<typename G::T>::template Pointwise<G, kBackward>;
 template <typename G, int M>
 using Upstream = typename Precision<typename G::T>::template Upstream<G, M>;
 
@@ -46,24 +47,23 @@ __device__ __forceinline__ void subsample(const T* plane, int grid, int c, T* d)
 
 // d[channel][pixel] of a whole tile, and with kPair that of `smaller` behind it; grid >= 0: of that half of the factorized reduce.
 // Each warp works on channels of its own in planes of its own, so that a warp waits for its loads alone; a barrier must follow before
-// others' d is read.
-template <typename G, bool kPair, typename T>
+// others' d is read. `meanwhile` is done while the first loads are on their way, and leaves the input's norms, if there are any, in
+// `norms` in shared memory.
+template <typename G, bool kPair, typename T, typename F>
 __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwiser<G>& depthwise, const Depthwiser<G>& smaller, const ConvInput<T>& in,
-                                               int grid, int tile, T* planes, T* d) {
+                                               int grid, int tile, T* planes, T* d, const Pair<float>* norms, F meanwhile) {
     const int warp = threadIdx.x / 32, first = warp * G::kEach;
     T* own = planes + warp * G::kGroup * G::PLANE;
     const Rows<G> rows(p, in.x, tile, first);
     typename Rows<G>::Words words[G::kBatch];
-    Pair<float> norms[G::kBatch] = {};
+    const bool normed = in.norm != nullptr;
     const auto ask = [&](int batch) {
 #pragma unroll
-        for (int k = 0; k < G::kBatch; ++k) {
-            rows.load(batch + k, words[k]);
-            if (in.norm) norms[k] = in.norm[first + batch + k];
-        }
+        for (int k = 0; k < G::kBatch; ++k) rows.load(batch + k, words[k]);
     };
     constexpr bool kAhead = sizeof(T) == 2;  // there are registers for the next batch's loads while this one is worked on
     ask(0);
+    meanwhile();
     copies_arrived();  // of weights
     __syncthreads();
 #pragma unroll 1
@@ -74,7 +74,7 @@ __device__ __forceinline__ void depthwise_tile(const Plan<T>& p, const Depthwise
             const int c = first + batch + group;
             __syncwarp();
 #pragma unroll
-            for (int k = 0; k < G::kGroup; ++k) rows.put(words[group + k], in.norm != nullptr, norms[group + k], own + k * G::PLANE);
+            for (int k = 0; k < G::kGroup; ++k) rows.put(words[group + k], normed, normed ? norms[c + k] : Pair<float>{}, own + k * G::PLANE);
             __syncwarp();
             if (kAhead && group + G::kGroup == G::kBatch && batch + G::kBatch < G::kEach) ask(batch + G::kBatch);
             if (grid < 0) {
@@ -97,7 +97,7 @@ enum class Convolve { kOne, kPair, kReduce };
 template <typename G, Convolve kWhat>
 constexpr int conv_shared_bytes() {
     constexpr int kConvsHere = kWhat == Convolve::kPair ? 2 : 1;
-    return (G::kPlanes + kConvsHere * G::kMatrix) * static_cast<int>(sizeof(typename G::T)) + 4 * kConvsHere * (Pointwise<G>::kWords + Depthwiser<G>::kWords);
+    return (G::kPlanes + kConvsHere * G::kMatrix) * static_cast<int>(sizeof(typename G::T)) + 4 * kConvsHere * (Pointwise<G, false>::kWords + Depthwiser<G>::kWords);
 }
 // Pairs share windows and loads, but make half as many blocks of twice the memory: measured, that pays where stride 2 makes loads
 // dear, and two blocks fit.
@@ -105,21 +105,23 @@ template <typename G>
 constexpr bool takes_pairs() { return G::S == 2 && blocks_of(conv_shared_bytes<G, Convolve::kPair>(), 2) == 2; }
 
 // As conv_kernel, but that kGradient leaves the depthwise results where the gradient of the depthwise outputs will be, from where
-// tile_pointwise_backward_kernel takes them. Grid: tiles x jobs, pairs of neighbouring jobs with kPair, two halves of each with
-// kReduce. Behind the jobs come `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are
-// wanted or edges of which the gradient's sums are; a tile has as many outputs as kPassBlocks of their blocks.
+// tile_pointwise_backward_kernel takes them, or takes those that kStatistics has kept (Plan::keeps). `pending`: of the norms before
+// second halves. Grid: tiles x jobs, pairs of neighbouring jobs with kPair, two halves of each with kReduce. Behind the jobs come
+// `passes`, elementwise sums that are ready at the same time: states of which the pools' statistics are wanted or edges of which the
+// gradient's sums are; a tile has as many outputs as kPassBlocks of their blocks.
 constexpr int kPassBlocks = 8192 / (kThreads * kVec);
 
 template <typename G, Convolve kWhat>
 __global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G, kWhat>(), kWhat == Convolve::kPair ? 2 : 3))
-    tile_conv_kernel(Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what) {
+    tile_conv_kernel(const __grid_constant__ Plan<typename G::T> p, const __grid_constant__ Jobs jobs, const __grid_constant__ Jobs passes, ConvSums what,
+                     Pending<float> pending) {
     wait_for_previous();
     using T = typename G::T;
     constexpr bool kReduce = kWhat == Convolve::kReduce, kPair = kWhat == Convolve::kPair;
     constexpr int kConvsHere = kPair ? 2 : 1, kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM;
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ float2 sums[kConvsHere][G::kWarpsN][G::C];
-    __shared__ __align__(16) Pair<float> norms[kConvsHere][G::C];
+    __shared__ __align__(16) Pair<float> norms[kConvsHere][G::C], input_norms[G::C];
     T* planes = reinterpret_cast<T*>(shared);
     T* d = planes + G::kPlanes;
     const int job = blockIdx.y / kHalves * kConvsHere, half_matrix = blockIdx.y % kHalves, tile = blockIdx.x;
@@ -135,21 +137,40 @@ __global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G, kWhat
     const int block_row = half_matrix * kBlocks + G::first_block(warp, kBlocks), row = block_row * 16;  // this warp's rows of the product
     const ConvInput<T> in(p, edge, conv_of(0));
     unsigned* staged = reinterpret_cast<unsigned*>(d + kConvsHere * G::kMatrix);
-    unsigned* bands = staged + kConvsHere * Pointwise<G>::kWords;
-    const auto weights_at = [&](int q) { return staged + q * Pointwise<G>::kWords; };
+    unsigned* bands = staged + kConvsHere * Pointwise<G, false>::kWords;
+    const auto weights_at = [&](int q) { return staged + q * Pointwise<G, false>::kWords; };
 #pragma unroll
     for (int q = 0; q < kConvsHere; ++q) {
-        Pointwise<G>::template ask<false>(p, edge, conv_of(q), weights_at(q));
+        Pointwise<G, false>::ask(p, edge, conv_of(q), weights_at(q));
         if (what == ConvSums::kGradient && threadIdx.x < G::C / 2)
             copy_async(norms[q] + 2 * threadIdx.x, &p.stat(p.stat_row(edge, conv_of(q)), 2 * threadIdx.x));
     }
-    const Depthwiser<G> depthwise(p, edge, conv_of(0), bands), smaller(p, edge, kPair ? conv_of(1) : int{kFr}, bands + (kPair ? Depthwiser<G>::kWords : 0));
-    clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
-    depthwise_tile<G, kPair>(p, depthwise, smaller, in, kReduce ? half_matrix : -1, tile, planes, d);
+    const bool kept = kWhat == Convolve::kOne && what == ConvSums::kGradient && p.keeps(conv_of(0));
+    const Depthwiser<G> depthwise(p, edge, kept ? int{kFr} : conv_of(0), bands);
+    const Depthwiser<G> smaller(p, edge, kPair ? conv_of(1) : int{kFr}, bands + (kPair ? Depthwiser<G>::kWords : 0));
+    const auto bring_input_norms = [&] {
+        if (kReduce || kPair || G::S == 2 || in.norm == nullptr) return;
+        if (pending.partial) {
+            each_pending<G::C>(pending, job, [&](int c, double sum, double squares) {
+                input_norms[c] = statistics(p.per_pixel, sum, squares);
+                if (tile == 0) p.stats[std::int64_t{p.stat_row(edge, conv_of(0) - 1)} * G::C + c] = input_norms[c];
+            });
+        } else if (threadIdx.x < G::C / 2) {
+            copy_async(input_norms + 2 * threadIdx.x, in.norm + 2 * threadIdx.x);
+        }
+    };
+    if (kept) {
+        const T* results = p.results_of(edge, conv_of(0));
+        each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, results + (there ? from : 0), there); });
+        copies_arrived();
+    } else {
+        clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
+        depthwise_tile<G, kPair>(p, depthwise, smaller, in, kReduce ? half_matrix : -1, tile, planes, d, input_norms, bring_input_norms);
+    }
     int n, at;
-    G::place(tile, warp, p.oh, n, at);
+    G::place(p, tile, warp, n, at);
     const std::int64_t plane = p.plane(), image = std::int64_t{n} * G::C * plane + at;
-    const bool inside = n < p.n;
+    const bool inside = !G::kPacked || n < p.n;
     Upstream<G, M> upstream;  // the node's gradient, for both of a pair
     if (what == ConvSums::kGradient && inside) upstream.ask(p.g_of(edge) + image + row * plane, plane);
     __syncthreads();
@@ -157,11 +178,11 @@ __global__ void __launch_bounds__(kThreads, blocks_of(conv_shared_bytes<G, kWhat
     for (int q = 0; q < kConvsHere; ++q) {
         const int conv = conv_of(q);
         float acc[M][G::NW][4];
-        Pointwise<G>(weights_at(q)).template product<M, G::MT>(block_row, 0, d + q * G::kMatrix, acc);
-        if (what == ConvSums::kGradient && !kReduce) {
-            T* kept = p.dd_of(edge, conv);
+        Pointwise<G, false>(weights_at(q)).template product<M, G::MT>(block_row, 0, d + q * G::kMatrix, acc);
+        if (!kReduce && (what == ConvSums::kGradient) != p.keeps(conv)) {
+            T* results = p.results_of(edge, conv);
             each_word<G, G::C, false>(p, tile, [&](int from, std::int64_t to, bool there) {
-                if (there) *reinterpret_cast<uint4*>(kept + to) = *reinterpret_cast<const uint4*>(d + q * G::kMatrix + from);
+                if (there) *reinterpret_cast<uint4*>(results + to) = *reinterpret_cast<const uint4*>(d + q * G::kMatrix + from);
             });
         }
         if (what == ConvSums::kStatistics && inside) store_tile<G, M>(acc, p.z_of(edge, conv) + image + row * plane, plane);
@@ -219,7 +240,7 @@ constexpr int gradient_elements() { return kFrom != Results::kKept && G::kPlanes
 template <typename G, Results kFrom>
 constexpr int pointwise_backward_shared_bytes() {
     const int bands = kFrom == Results::kComputed ? Depthwiser<G>::kWords : 0;
-    return (G::kMatrix + gradient_elements<G, kFrom>()) * static_cast<int>(sizeof(typename G::T)) + 4 * (Pointwise<G>::kBackwardWords + bands);
+    return (G::kMatrix + gradient_elements<G, kFrom>()) * static_cast<int>(sizeof(typename G::T)) + 4 * (Pointwise<G, true>::kWords + bands);
 }
 
 template <typename G, Results kFrom>
@@ -228,9 +249,34 @@ constexpr int pointwise_backward_blocks() {  // a multiprocessor; three where 80
     return blocks_of(pointwise_backward_shared_bytes<G, kFrom>(), most);
 }
 
-// As pointwise_backward_kernel; z is computed again, so it is not read. Grid: groups x jobs; kReduce: groups x 2 * jobs.
+// By a row of blocks: the sums of the gradient's passes over edges, into Plan::sums, a warp a channel and norm at a time.
+template <int C, typename T>
+__device__ __forceinline__ void finish_passes(const Plan<T>& p, const Jobs& edges, const Pending<float>& passes) {
+    const int lane = threadIdx.x % 32;
+    for (int item = blockIdx.x * kWarps + threadIdx.x / 32; item < 3 * edges.count * C; item += gridDim.x * kWarps) {
+        const int slot = item / C, c = item % C;
+        const Pair<float>* own = passes.partial + std::int64_t{item} * passes.tiles;
+        double a = 0, b = 0;
+        for (int t = lane; t < passes.tiles; t += 32) {
+            const Pair<float> v = own[t];
+            a += v.a;
+            b += v.b;
+        }
+        a = warp_sum(a);
+        b = warp_sum(b);
+        if (lane != 0) continue;
+        float* sums = p.sums_of(edges.edge[slot / 3], pass_norm(slot % 3));
+        sums[c] = static_cast<float>(a);
+        sums[C + c] = static_cast<float>(b);
+    }
+}
+
+// As pointwise_backward_kernel; z is computed again, so it is not read. Grid: groups x jobs; kReduce: groups x 2 * jobs; one row more
+// with `edges`, whose passes' sums it adds up.
 template <typename G, Results kFrom>
-__global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>()) tile_pointwise_backward_kernel(Plan<typename G::T> p, Jobs jobs) {
+__global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>())
+    tile_pointwise_backward_kernel(const __grid_constant__ Plan<typename G::T> p, const __grid_constant__ Jobs jobs, Pending<float> pending,
+                                   const __grid_constant__ Jobs edges, Pending<float> passes) {
     wait_for_previous();
     using T = typename G::T;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -240,19 +286,30 @@ __global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>(
     T* dz = d + G::kMatrix;
     T* planes = dz;
     unsigned* staged = reinterpret_cast<unsigned*>(dz + gradient_elements<G, kFrom>());
-    unsigned* bands = staged + Pointwise<G>::kBackwardWords;
+    unsigned* bands = staged + Pointwise<G, true>::kWords;
     constexpr int kHalves = kReduce ? 2 : 1, kBlocks = G::MT / kHalves, M = kBlocks / G::kWarpsM, kOut = G::MT / G::kWarpsM;
     const int job = blockIdx.y / kHalves, half_matrix = blockIdx.y % kHalves, first = half_matrix * kBlocks * 16;
+    if (job >= jobs.count) {
+        finish_passes<G::C>(p, edges, passes);
+        return;
+    }
     const int edge = jobs.edge[job], conv = kReduce ? int{kFr} : jobs.kind[job];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Pointwise<G>::template ask<true>(p, edge, conv, staged);
-    const Pointwise<G> weights(staged);
+    Pointwise<G, true>::ask(p, edge, conv, staged);
+    const Pointwise<G, true> weights(staged);
     const Depthwiser<G> depthwise(p, edge, kKept ? int{kFr} : conv, bands);
     const ConvInput<T> in(p, edge, conv);
     const T* u = op_of(conv) < 0 ? p.h1_of(edge, conv) : p.g_of(edge);
     T* dd = kReduce ? p.dd_fr + (std::int64_t{p.reduced_index(edge)} * 2 + half_matrix) * p.size() : p.dd_of(edge, conv);
+    const T* results = kKept ? p.results_of(edge, conv) : nullptr;
     const std::int64_t plane = p.plane();
-    const typename NormGradient<T>::Source source(p, edge, conv, op_of(conv), threadIdx.x % G::C);
+    // The norm's gradient: of channel c from its sums.
+    const auto settle = [&](int c, const typename NormGradient<T>::Source& source) {
+        const NormGradient<T> norm(p, source);
+        coefficients[0][c] = norm.ca;
+        coefficients[1][c] = norm.cb;
+        coefficients[2][c] = norm.cc;
+    };
     // This warp's blocks of rows: of dz, counted from the half's first, and of dd. Its share of dpw: 16 rows and all columns, over
     // kShare of the tile's pixels.
     constexpr int kShare = G::P * kBlocks / kWarps;
@@ -262,28 +319,38 @@ __global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>(
     const int tiles = G::tiles(p.n, p.oh);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int n, at;
-        G::place(tile, warp, p.oh, n, at);
+        G::place(p, tile, warp, n, at);
         const std::int64_t image = std::int64_t{n} * G::C * plane + at;
-        const bool inside = n < p.n;
-        if (tile != static_cast<int>(blockIdx.x)) __syncthreads();  // the tile before is done with
+        const bool inside = !G::kPacked || n < p.n;
+        const bool is_first = tile == static_cast<int>(blockIdx.x);
+        if (!is_first) __syncthreads();  // the tile before is done with
+        const auto settle_first = [&] {
+            if (!is_first) return;
+            if (pending.partial) {
+                each_pending<G::C>(pending, job, [&](int c, double sum_u, double sum_uz) {
+                    const typename NormGradient<T>::Source source(p, edge, conv, op_of(conv), c, static_cast<float>(sum_u), static_cast<float>(sum_uz));
+                    settle(c, source);
+                    if (kFrom == Results::kComputed || blockIdx.x > 0 || half_matrix > 0) return;
+                    p.sums_of(edge, conv)[c] = source.sum_u;  // the gates' gradients want them
+                    p.sums_of(edge, conv)[G::C + c] = source.sum_uz;
+                });
+            } else if (threadIdx.x < G::C) {
+                settle(threadIdx.x, typename NormGradient<T>::Source(p, edge, conv, op_of(conv), threadIdx.x));
+            }
+        };
         const auto ask_upstream = [&] {  // row c of dz is channel first + c
             each_word<G, kBlocks * 16, true>(p, tile, [&](int to, std::int64_t from, bool there) {
                 copy_async(dz + to, u + first * plane + (there ? from : 0), there);
             });
         };
         if (kKept) {
-            each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, dd + (there ? from : 0), there); });
+            each_word<G, G::C, false>(p, tile, [&](int to, std::int64_t from, bool there) { copy_async(d + to, results + (there ? from : 0), there); });
             ask_upstream();
+            settle_first();
             copies_arrived();
         } else {
             clear_sides<G>(G::kGroup, planes + warp * G::kGroup * G::PLANE);
-            depthwise_tile<G, false>(p, depthwise, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d);
-        }
-        if (tile == static_cast<int>(blockIdx.x) && threadIdx.x < G::C) {
-            const NormGradient<T> norm(p, source);
-            coefficients[0][threadIdx.x] = norm.ca;
-            coefficients[1][threadIdx.x] = norm.cb;
-            coefficients[2][threadIdx.x] = norm.cc;
+            depthwise_tile<G, false>(p, depthwise, depthwise, in, kReduce ? half_matrix : -1, tile, planes, d, nullptr, settle_first);
         }
         __syncthreads();
         if (!kKept) ask_upstream();
@@ -295,7 +362,7 @@ __global__ void __launch_bounds__(kThreads, pointwise_backward_blocks<G, kFrom>(
                 __syncthreads();
             }
             combine<G, M>(dz, block_row * 16, inside, acc, [&](int row, float up, float z) {
-                return coefficients[0][first + row] * up + coefficients[1][first + row] * z + coefficients[2][first + row];
+                return fmaf(coefficients[0][first + row], up, fmaf(coefficients[1][first + row], z, coefficients[2][first + row]));
             });
         }
         __syncthreads();

@@ -38,13 +38,13 @@ inline bool are_pairs(const Jobs& jobs) {
 }
 
 template <typename T>
-Status Tuned<T>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, Lane& lane, int* tiles) {
+Status Tuned<T>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, ConvSums what, bool strided, const Sums& pending, Lane& lane, int* tiles) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
         *tiles = G::tiles(p.n, p.oh);
         const auto run = [&](auto kernel, int bytes, int blocks) {
-            status = launch(kernel, dim3(*tiles, blocks + kPassBlocks * passes.count), kThreads, bytes, lane, p, jobs, passes, what);
+            status = launch(kernel, dim3(*tiles, blocks + kPassBlocks * passes.count), kThreads, bytes, lane, p, jobs, passes, what, pending);
         };
         if constexpr (G::S == 2) {
             if (jobs.kind[0] == kFr) {
@@ -63,23 +63,27 @@ Status Tuned<T>::convolve(const P& p, const Jobs& jobs, const Jobs& passes, Conv
     return status;
 }
 
+template <typename G, Results kFrom>
+Status launch_pointwise_backward(const Plan<typename G::T>& p, const Jobs& jobs, const Pending<float>& pending, const Jobs& edges, const Pending<float>& passes,
+                                 Lane& lane) {
+    const dim3 grid(p.pw_groups(), (kFrom == Results::kReduce ? 2 * jobs.count : jobs.count) + (edges.count > 0 ? 1 : 0));
+    return launch(tile_pointwise_backward_kernel<G, kFrom>, grid, kThreads, pointwise_backward_shared_bytes<G, kFrom>(), lane, p, jobs, pending, edges, passes);
+}
+
 template <typename T>
-Status Tuned<T>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, Lane& lane) {
+Status Tuned<T>::pointwise_backward(const P& p, const Jobs& jobs, bool strided, const Sums& pending, const Jobs& edges, const Sums& passes, Lane& lane) {
     Status status;
     with_geometry(p, strided, [&](auto geometry) {
         using G = decltype(geometry);
-        const auto run = [&](auto kernel, int bytes, int halves) {
-            status = launch(kernel, dim3(p.pw_groups(), halves * jobs.count), kThreads, bytes, lane, p, jobs);
-        };
         if constexpr (G::S == 2) {
             if (jobs.kind[0] == kFr) {
-                run(tile_pointwise_backward_kernel<G, Results::kReduce>, pointwise_backward_shared_bytes<G, Results::kReduce>(), 2);
+                status = launch_pointwise_backward<G, Results::kReduce>(p, jobs, pending, edges, passes, lane);
                 return;
             }
         }
         using K = Geometry<T, G::C, G::OW, 1>;  // kept results have lost their stride
-        if (op_of(jobs.kind[0]) >= 0) run(tile_pointwise_backward_kernel<K, Results::kKept>, pointwise_backward_shared_bytes<K, Results::kKept>(), 1);
-        else run(tile_pointwise_backward_kernel<G, Results::kComputed>, pointwise_backward_shared_bytes<G, Results::kComputed>(), 1);
+        if (op_of(jobs.kind[0]) >= 0) status = launch_pointwise_backward<K, Results::kKept>(p, jobs, pending, edges, passes, lane);
+        else status = launch_pointwise_backward<G, Results::kComputed>(p, jobs, pending, edges, passes, lane);
     });
     return status;
 }

@@ -27,11 +27,10 @@ struct Pixels {
     bool active;
     template <typename T>
     __device__ explicit Pixels(const Plan<T>& p, int block) {
-        const int item = block * kThreads + threadIdx.x;
+        const int item = block * blockDim.x + threadIdx.x;
         int plane, vector;
         p.by_vectors.divide(item, plane, vector);
-        n = plane / p.c;
-        c = plane % p.c;
+        p.by_c.divide(plane, n, c);
         active = n < p.n;
         if (!active) n = 0;
         at = vector * kVec;

@@ -10,14 +10,15 @@ struct Blend {
     float z[4], skip, max, avg, shift;
 };
 
+// Edges from the sources [from, to), added to what earlier launches have left in the node if from > 0.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 3) blend_vector_kernel(Plan<T> p, int node) {
+__global__ void __launch_bounds__(kThreads, 3) blend_vector_kernel(const __grid_constant__ Plan<T> p, int node, int from, int to) {
     wait_for_previous();
     __shared__ Blend blends[kBlockPlanes][kMaxNodes + 1];
-    const int plane_vectors = p.oh * p.ow / kVec, first_plane = blockIdx.x * kThreads / plane_vectors, edges = node + 2;
+    const int plane_vectors = p.oh * p.ow / kVec, first_plane = blockIdx.x * kThreads / plane_vectors, edges = to - from;
     const int planes = (blockIdx.x * kThreads + kThreads - 1) / plane_vectors - first_plane + 1;
     for (int i = threadIdx.x; i < planes * edges; i += kThreads) {
-        const int local = i / edges, j = i % edges, c = (first_plane + local) % p.c, edge = node * (node + 3) / 2 + j;
+        const int local = i / edges, j = from + i % edges, c = (first_plane + local) % p.c, edge = node * (node + 3) / 2 + j;
         const float* gates = p.gates + edge * kOps;
         Blend b{};
         const auto scale = [&](int kind) {  // of z; the norm's shift goes to the sum of shifts
@@ -32,19 +33,27 @@ __global__ void __launch_bounds__(kThreads, 3) blend_vector_kernel(Plan<T> p, in
         b.skip = p.strided(edge) ? scale(kFr) : gates[kSkip];
         b.max = scale(kMax);
         b.avg = scale(kAvg);
-        blends[local][j] = b;
+        blends[local][j - from] = b;
     }
     __syncthreads();
     const Pixels px(p, blockIdx.x);
     if (!px.active) return;
     const std::int64_t image = (std::int64_t{px.n} * p.c + px.c) * p.plane() + px.at;
     const Blend* own = blends[(blockIdx.x * kThreads + threadIdx.x) / plane_vectors - first_plane];
+    T* y = p.y + (std::int64_t{px.n} * p.nodes + node) * p.c * p.plane() + px.c * p.plane() + px.at;
     float sum[8] = {}, shift = 0;
+    if (from > 0) {  // not through the read-only path
+        alignas(16) T left[8];
+#pragma unroll
+        for (unsigned k = 0; k < sizeof(left) / 16; ++k) reinterpret_cast<uint4*>(left)[k] = reinterpret_cast<const uint4*>(y)[k];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) sum[k] = static_cast<float>(left[k]);
+    }
 #pragma unroll 2
-    for (int j = 0; j < edges; ++j) {
+    for (int j = from; j < to; ++j) {
         const int edge = node * (node + 3) / 2 + j;
         const bool strided = p.strided(edge);
-        const Blend b = own[j];
+        const Blend b = own[j - from];
         const View<const T> x = p.state(j);
         const T* plane = x.data + px.n * x.image + std::int64_t{px.c} * x.h * x.w;
         const T* z = p.z_of(edge, kSep3Second) + image;  // the four lie one after the other
@@ -57,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 3) blend_vector_kernel(Plan<T> p, in
     }
 #pragma unroll
     for (float& v : sum) v += shift;
-    store8(p.y + (std::int64_t{px.n} * p.nodes + node) * p.c * p.plane() + px.c * p.plane() + px.at, sum);
+    store8(y, sum);
 }
 
 }  // namespace hwnas::mixed_cell::cuda

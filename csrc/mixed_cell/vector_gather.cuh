@@ -14,7 +14,7 @@ struct Gather {
 // As gather_kernel, for states whose edges have stride 1 and planes that divide a block. Windows in shared memory: gradients of
 // their maximum and of each of their pixels through the average, and which of the nine pixels is the maximum.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 3) gather_vector_kernel(Plan<T> p, int source) {
+__global__ void __launch_bounds__(kThreads, 3) gather_vector_kernel(const __grid_constant__ Plan<T> p, int source) {
     wait_for_previous();
     __shared__ Gather gathers[kBlockPlanes][kMaxNodes];
     __shared__ __align__(16) float of_max[kThreads * kVec], of_avg[kThreads * kVec];
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 3) gather_vector_kernel(Plan<T> p, i
 
 // The same for s0 and s1 of a reduction cell: windows are a quarter of the pixels, and the factorized reduce adds its two grids.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gather_strided_vector_kernel(Plan<T> p) {
+__global__ void __launch_bounds__(kThreads) gather_strided_vector_kernel(const __grid_constant__ Plan<T> p) {
     wait_for_previous();
     constexpr int kWindows = kThreads * kVec / 4;
     __shared__ float of_max[kWindows], of_avg[kWindows];

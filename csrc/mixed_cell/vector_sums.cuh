@@ -73,7 +73,7 @@ __device__ __forceinline__ void pool(const Plan<T>& p, int j, const Pixels& px, 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pool_values_kernel(Plan<T> p) {
+__global__ void __launch_bounds__(kThreads) pool_values_kernel(const __grid_constant__ Plan<T> p) {
     wait_for_previous();
     const Pixels px(p, blockIdx.x);
     float max[8], avg[8];
@@ -102,7 +102,7 @@ __device__ __forceinline__ void pool_sums(const Plan<T>& p, int j, int block, Pa
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pool_vector_kernel(Plan<T> p, Jobs states) {
+__global__ void __launch_bounds__(kThreads) pool_vector_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs states) {
     wait_for_previous();
     const std::int64_t before = std::int64_t{blockIdx.y} * 2 * p.c * p.n * vector_tiles(p);
     pool_sums(p, states.edge[blockIdx.y], blockIdx.x, p.partial + before);
@@ -150,7 +150,7 @@ __device__ __forceinline__ void gradient_sums(const Plan<T>& p, int edge, int bl
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(Plan<T> p, Jobs edges) {
+__global__ void __launch_bounds__(kThreads) gradient_sums_vector_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs edges) {
     wait_for_previous();
     const std::int64_t before = std::int64_t{blockIdx.y} * 3 * p.c * p.n * vector_tiles(p);
     gradient_sums(p, edges.edge[blockIdx.y], blockIdx.x, p.partial + before);

@@ -78,12 +78,12 @@ struct Operands<float> {
     };
     __device__ __forceinline__ static Left left(const float* m, int pitch) {
         const float* w = m + threadIdx.x % 32 / 4 * pitch + threadIdx.x % 4;
-        return {SplitRows(w[0], w[8 * pitch], w[4], w[8 * pitch + 4]), SplitRows(w[8], w[8 * pitch + 8], w[12], w[8 * pitch + 12])};
+        return {SplitRows({w[0], w[8 * pitch], w[4], w[8 * pitch + 4]}, true), SplitRows({w[8], w[8 * pitch + 8], w[12], w[8 * pitch + 12]}, true)};
     }
     __device__ __forceinline__ static Left left_transposed(const float* m, int pitch) {
         const float* w = m + threadIdx.x % 4 * pitch + threadIdx.x % 32 / 4;
         const float* v = w + 8 * pitch;
-        return {SplitRows(w[0], w[8], w[4 * pitch], w[4 * pitch + 8]), SplitRows(v[0], v[8], v[4 * pitch], v[4 * pitch + 8])};
+        return {SplitRows({w[0], w[8], w[4 * pitch], w[4 * pitch + 8]}, true), SplitRows({v[0], v[8], v[4 * pitch], v[4 * pitch + 8]}, true)};
     }
     __device__ __forceinline__ static Right right(const float* m, int pitch) {
         const float* from = m + threadIdx.x % 4 * pitch + threadIdx.x % 32 / 4;
@@ -107,8 +107,8 @@ struct Operands<float> {
     __device__ __forceinline__ static void multiply(float (&acc)[2][4], const Left& a, const Right& b) {
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            mma_split(acc[n], a.low, Split(b.v[0][n][0]), Split(b.v[0][n][1]));
-            mma_split(acc[n], a.high, Split(b.v[1][n][0]), Split(b.v[1][n][1]));
+            mma_split(acc[n], a.low, Split(b.v[0][n][0], true), Split(b.v[0][n][1], true));
+            mma_split(acc[n], a.high, Split(b.v[1][n][0], true), Split(b.v[1][n][1], true));
         }
     }
     __device__ __forceinline__ static float2 load2(const float* x) { return *reinterpret_cast<const float2*>(x); }

@@ -1,4 +1,4 @@
-"""Memory for what a kernel keeps between forward and backward, and for its scratch."""
+"""Memory for what a kernel keeps between forward and backward and for its scratch, and tensors as kernels read them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def kept_bytes() -> int:
 def release() -> None:
     """Gives what the CPU's cache keeps back to the system."""
     _native.memory.release()
+
+
+def aligned(t: Tensor) -> Tensor:
+    """Contiguous and on 16 bytes, as kernels with wide loads read it; copies only what is not."""
+    t = t.contiguous()
+    return t if t.data_ptr() % 16 == 0 else t.clone()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.memory import aligned
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 2}
 Sizes = tuple[int, int, int, int, int]
@@ -52,15 +53,9 @@ def _sizes(x: Tensor, weight: Tensor) -> Sizes:
     return x.shape[0], x.shape[1], weight.shape[0], x.shape[2] * x.shape[3], _TYPES[x.dtype]
 
 
-def _aligned(t: Tensor) -> Tensor:
-    """Contiguous and on 16 bytes, as the kernel reads it; copies only what is not."""
-    t = t.contiguous()
-    return t if t.data_ptr() % 16 == 0 else t.clone()
-
-
 @torch.library.custom_op("hwnas::relu_pointwise", mutates_args=(), device_types="cuda")
 def _forward_op(x: Tensor, weight: Tensor) -> Tensor:
-    x, weight = _aligned(x), _aligned(weight)
+    x, weight = aligned(x), aligned(weight)
     z = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
@@ -76,7 +71,7 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 @torch.library.custom_op("hwnas::relu_pointwise_backward", mutates_args=(), device_types="cuda")
 def _backward_op(dz: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
-    dz, x, weight = _aligned(dz), _aligned(x), _aligned(weight)
+    dz, x, weight = aligned(dz), aligned(x), aligned(weight)
     sizes = _sizes(x, weight)
     dx, dw = torch.empty_like(x), torch.empty_like(weight)
     scratch = torch.empty(_native.relu_pointwise.scratch_bytes(sizes), dtype=torch.uint8, device=x.device)

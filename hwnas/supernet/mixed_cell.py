@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from hwnas.ops.sum import Sum
 from hwnas.space import Slot, Space
 from hwnas.spaces.darts import edge_ops
 from hwnas.supernet.native_cell import NativeCell, PackedWeights, readers
+from hwnas.supernet.preprocess import Preprocess, Weight, find_preprocess
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,13 @@ class MixedCell(NativeCell):
     channels: int
     nodes: int
     reduction: bool
+    preprocess: Preprocess | None = None  # of the states, if nobody else reads them
 
     def packed(self) -> MixedWeights:
         return MixedWeights(self)
+
+    def enter(self, values: Mapping[str, Tensor], weight: Weight) -> tuple[Tensor, ...]:
+        return self.preprocess.states(values, weight) if self.preprocess else super().enter(values, weight)
 
 
 def find_mixed_cells(space: Space) -> dict[str, MixedCell]:
@@ -39,6 +45,9 @@ def find_mixed_cells(space: Space) -> dict[str, MixedCell]:
     for node in space.nodes:
         cell = _match(node, by_name) if isinstance(node, Node) and isinstance(node.op, Concat) else None
         if cell and all(read[name] <= cell.inside | {node.name} for name in cell.inside):
+            blocks = find_preprocess(*(by_name.get(name) for name in cell.states))
+            if blocks and all(read[name] <= cell.inside for name in cell.states):
+                cell = replace(cell, preprocess=blocks, inside=cell.inside | set(cell.states))
             found[node.name] = cell
     return found
 

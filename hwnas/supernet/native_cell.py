@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hwnas.ir.arch import Node
 from hwnas.space import Slot, Space
 from hwnas.supernet.gates import Gates
+from hwnas.supernet.preprocess import Weight
 
 
 class PackedWeights(nn.Module, ABC):
@@ -36,6 +37,10 @@ class NativeCell(ABC):
     @abstractmethod
     def packed(self) -> PackedWeights:
         """Room for the weights, zero."""
+
+    def enter(self, values: Mapping[str, Tensor], weight: Weight) -> tuple[Tensor, ...]:
+        """The states, given the values of the nodes outside. `weight` finds the weights of nodes inside that are no edges."""
+        return tuple(values[name] for name in self.states)
 
     def is_mixed(self, space: Space, gates: Gates) -> bool:
         """Whether every edge has a vector as its gate."""

@@ -106,7 +106,7 @@ class Supernet(nn.Module):
             if node.name in cells:
                 cell = cells[node.name]
                 packed, _ = self._packed[cell.slots[0].name]
-                values[node.name] = packed(*(values[s] for s in cell.states), cell.gates(self.space, gates))
+                values[node.name] = packed(*cell.enter(values, self.weight), cell.gates(self.space, gates))
                 continue
             xs = [values[i] for i in node.inputs]
             if isinstance(node, Slot):

@@ -45,6 +45,9 @@ def test_every_cell_of_darts_is_found_and_no_other_space_has_one():
     assert list(cells) == [f"cell{i}.out" for i in range(8)]
     assert [cell.reduction for cell in cells.values()] == [i in (2, 5) for i in range(8)]
     assert [cell.channels for cell in cells.values()] == [16, 16, 32, 32, 32, 64, 64, 64]
+    for i, cell in enumerate(cells.values()):
+        assert cell.preprocess is not None
+        assert {f"cell{i}.s0", f"cell{i}.s1"} <= cell.inside
     for other in ("nasbench201", "chain", "mobilenet", "darts(affine=True)"):
         assert find_mixed_cells(make_space(other)) == {}
 
