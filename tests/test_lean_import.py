@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from hwnas.kernels.constant import constant
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -42,6 +45,20 @@ def test_loading_every_op_and_space_stays_lean():
 
 def test_the_command_line_starts_without_a_framework():
     assert imported("hwnas.cli").isdisjoint(("torch", "onnxruntime", "onnx", "scipy", "sklearn"))
+
+
+def test_searching_does_not_import_the_compiler():
+    script = "import sys, hwnas.compile\nprint('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_a_constant_is_what_the_compiler_takes_for_one():
+    def ours() -> None: ...
+
+    def theirs() -> None: ...
+
+    assert vars(constant(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}
 
 
 def test_onnxruntime_is_not_needed_to_lower():

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.constant import constant
 from hwnas.kernels.memory import aligned
 
 _BYTES = {torch.float32: 4, torch.bfloat16: 2}
@@ -35,7 +36,7 @@ def pixel_grids(x: Tensor) -> Tensor:
     return pixel_grids_reference(x)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _native_covers(sizes: Sizes) -> bool:
     covered: bool = _native.pixel_grids.covers(sizes)
     return covered

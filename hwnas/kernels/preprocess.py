@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from hwnas import _native
 from hwnas.kernels.batch_norm import batch_norm_reference
+from hwnas.kernels.constant import constant
 from hwnas.kernels.memory import aligned
 from hwnas.kernels.relu_pointwise import relu_pointwise_reference
 
@@ -72,7 +73,7 @@ def _covers(older: Tensor, newer: Tensor, w_older: Tensor, w_newer: Tensor, redu
     return covered
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _native_covers(older: _Sizes, newer: _Sizes, grids: _Sizes | None, device: torch.device) -> bool:
     with torch.cuda.device(device):
         products = all(_native.relu_pointwise.covers(sizes) for sizes in (older, newer))

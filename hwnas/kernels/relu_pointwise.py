@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwnas import _native
+from hwnas.kernels.constant import constant
 from hwnas.kernels.memory import aligned
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 2}
@@ -42,7 +43,7 @@ def _covers(x: Tensor, weight: Tensor) -> bool:
     return covered
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _native_covers(sizes: Sizes, device: torch.device) -> bool:
     with torch.cuda.device(device):
         covered: bool = _native.relu_pointwise.covers(sizes)
