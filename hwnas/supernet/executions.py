@@ -15,6 +15,6 @@ def loader(program: Program, weights: Weights, device: torch.device) -> Load:
     if device.type == "cpu" and execute_cpu.covers(program):
         return lambda part: execute_cpu.CpuExecution(part, weights)
     if gpu.available(device) and execute_cuda.covers(program):
-        views = execute_cuda.Views(weights)
+        views = execute_cuda.Views(weights, device)
         return lambda part: execute_cuda.CudaExecution(part, views, device)
     return lambda part: TorchExecution(part, weights)

@@ -1,0 +1,101 @@
+"""gather: what a sum adds is computed where the sum is, if nobody else wants it.
+
+An average pooling is made as its input is read. Once the statistics of batch norms are known, a convolution ends with the norm,
+and the other terms of the sum are added to it before it is stored for the first time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from hwnas.ir.prims import ActivationKind, Add, Conv, Pool, Prim, Zero
+from hwnas.supernet.fuse import Fused, Step
+
+
+@dataclass(eq=False, slots=True)
+class Task(Step):
+    """A step whose inputs are those of its prim, then the terms that are added to it; `last` is applied after that.
+
+    number: of the step whose weights and statistics it has. pools: of each input 0, or the kernel of an average pooling that it
+    is read through.
+    """
+
+    number: int = 0
+    pools: tuple[int, ...] = ()
+    last: ActivationKind | None = None
+
+
+def gather(
+    fused: Fused, known: bool, dense: Callable[[Prim], bool], terms: int, pooled: Collection[ActivationKind | None]
+) -> tuple[Fused, tuple[Task, ...]]:
+    """The program whose steps are tasks, which are returned beside it.
+
+    known: whether the statistics of batch norms are. dense: which convolutions can add terms, and at most `terms` of them, the
+    convolution's own counted. pooled: activations that may be applied to what is pooled as it is read.
+    """
+    steps = fused.steps
+    readers = Counter(value for step in steps for value in set(step.inputs))
+    readers.update(set(fused.outputs))
+    tasks: list[Task] = []
+    place = [0] * (len(steps) + 1)  # of a step's value: which task's
+    waiting: dict[int, Step] = {}  # values that the sum that reads them makes itself
+    sums = {value: step for step in steps if type(step.prim) is Add for value in step.inputs}
+
+    def joins(value: int, step: Step) -> bool:
+        reader = sums.get(value)
+        if reader is None or readers[value] > 1 or reader.inputs.count(value) > 1:
+            return False
+        if _keeps_size(step, fused):
+            source = tasks[place[step.inputs[0]] - 1] if step.inputs[0] else None
+            return known or source is None or source.norm is None or source.after in pooled
+        return known and reader.norm is None and len(reader.inputs) <= terms and type(step.prim) is Conv and dense(step.prim)
+
+    for number, step in enumerate(steps):
+        value = number + 1
+        if joins(value, step):
+            waiting[value] = step
+            continue
+        inputs = step.inputs
+        if type(step.prim) is Add and len(inputs) > 1:
+            inputs = tuple(i for i in inputs if not (i and _nothing(steps[i - 1]))) or inputs[:1]
+            if len(inputs) == 1 and inputs[0] not in waiting and not (step.norm or step.after or step.before):
+                place[value] = place[inputs[0]]
+                continue
+        convolutions = [i for i in inputs if i in waiting and type(waiting[i].prim) is Conv]
+        convolutions.sort(key=lambda i: waiting[i].prim.kernel)  # type: ignore[attr-defined]
+        own = convolutions.pop() if convolutions else None  # the largest ends with the sum, the others come before it
+        for i in convolutions:
+            tasks.append(_task(waiting.pop(i), i - 1, place))
+            place[i] = len(tasks)
+        others = [(place[waiting[i].inputs[0]], waiting[i].prim.kernel) if i in waiting else (place[i], 0) for i in inputs if i != own]  # type: ignore[attr-defined]
+        if own is None:
+            task = _task(step, number, place)
+        else:
+            task = _task(waiting[own], own - 1, place)
+            task.last = step.after
+            others = [(task.inputs[0], 0), *others]
+        task.inputs, task.pools = tuple(i for i, _ in others), tuple(pool for _, pool in others)
+        tasks.append(task)
+        place[value] = len(tasks)
+    return Fused(fused.input, tuple(tasks), tuple(place[o] for o in fused.outputs)), tuple(tasks)
+
+
+def _task(step: Step, number: int, place: list[int]) -> Task:
+    inputs = tuple(place[i] for i in step.inputs)
+    return Task(
+        step.prim, inputs, step.spec, step.weight, step.bias, step.before, step.norm, step.after, number, (0,) * len(inputs)
+    )
+
+
+def _nothing(step: Step) -> bool:
+    return type(step.prim) is Zero and step.norm is None and step.after is None
+
+
+def _keeps_size(step: Step, fused: Fused) -> bool:
+    """Whether it is an average pooling of stride 1 that a reader can do, and nothing else."""
+    prim = step.prim
+    if not (isinstance(prim, Pool) and prim.kind == "avg" and prim.stride == 1 and prim.kernel == 2 * prim.padding + 1):
+        return False
+    return step.norm is None and step.after is None and fused.spec(step.inputs[0]).dims == step.spec.dims
