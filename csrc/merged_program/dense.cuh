@@ -1,7 +1,7 @@
 // Convolutions (and linear layers) on tensor cores, in float16 numbers split in two: as exact as float32 (see pack.cuh).
 //
-// A block reads its inputs' tile with its border once, as norm and activations make it, and puts it into shared memory split:
-// [16 channels, pixel, quad of channels] times {high, low}. All taps read it there. Tiles whose values would leave float16's
+// A block reads its inputs' tile with its border once, as norm and activations make it, and puts it into shared memory split.
+// All taps read it there. Tiles whose values would leave float16's
 // range, above or below, are scaled by a power of two. Sums of more than 16 products are in float32 outside the tensor cores,
 // which round towards zero (Ootomo & Yokota 2022, Recovering single precision accuracy from tensor cores).
 //
@@ -21,9 +21,17 @@ __device__ inline void multiply(float (&d)[4], const unsigned (&a)[4], unsigned 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
+__device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+// Four times 8 rows of 16 bytes, at each lane's address one.
+__device__ inline void load_matrices(unsigned (&r)[4], unsigned address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
 struct Rows {  // 16 pixels' 16 channels
     unsigned high[4], low[4];
-    __device__ Rows(uint4 upper, uint4 lower) : high{upper.x, lower.x, upper.y, lower.y}, low{upper.z, lower.z, upper.w, lower.w} {}
+    __device__ Rows(unsigned address, unsigned to_low) {
+        load_matrices(high, address);
+        load_matrices(low, address + to_low);
+    }
 };
 // acc += unit * a * b
 __device__ inline void accumulate(float (&acc)[4], const Rows& a, uint4 b, float unit, float low_unit) {
@@ -38,33 +46,37 @@ __device__ inline void accumulate(float (&acc)[4], const Rows& a, uint4 b, float
 
 // Puts `planes` times 16 channels of a tile into shared memory, split; returns what to multiply products by.
 struct Source {
-    uint4* tile;
+    uint4* tile;        // of a plane: high of 8 channels, of 8 more, low of both, each [pitch] times 8 channels
     const int* pixels;  // of each row of the tile, -1: outside
-    int rows, pitch;    // of a plane, in uint4
+    int rows, pitch, plane;
 
     template <bool kPlain>  // unscaled, and what Reader::made_simply does
     __device__ __half2 fill(const Reader& in, bool inside, int quads, float unit) const {
-        constexpr int kAtOnce = kPlain ? 4 : 1;
+        constexpr int kAtOnce = kPlain ? 6 : 1;
         const int t = threadIdx.x, quad = t % quads, stride = kDenseThreads / quads;
-        uint4* to = tile + quad / 4 * pitch + quad % 4;
+        uint2* to = reinterpret_cast<uint2*>(tile + quad / 4 * plane + quad % 4 / 2 * pitch) + quad % 2;
         __half2 peak = __floats2half2_rn(0.f, 0.f);
         for (int first = t / quads; first < rows; first += kAtOnce * stride) {
             float4 v[kAtOnce];
-            bool there[kAtOnce];
+            int pixel[kAtOnce];
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
-                const int row = first + i * stride, pixel = row < rows && inside ? pixels[row] : -1;
-                there[i] = pixel >= 0;
+                const int row = first + i * stride;
+                pixel[i] = row < rows && inside ? pixels[row] : -1;
+            }
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
                 v[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-                if (there[i]) v[i] = in.raw(pixel);
+                if (pixel[i] >= 0) v[i] = in.raw(pixel[i]);
             }
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int row = first + i * stride;
                 if (row >= rows) continue;
-                if (there[i]) v[i] = kPlain ? in.made_simply(v[i]) : in.made(v[i]) * unit;
+                if (pixel[i] >= 0) v[i] = kPlain ? in.made_simply(v[i]) : in.made(v[i]) * unit;
                 const uint4 s = split(v[i]);
-                to[row * 4] = s;
+                to[row * 2] = make_uint2(s.x, s.y);
+                to[(row + 2 * pitch) * 2] = make_uint2(s.z, s.w);
                 peak = __hmax2(peak, __hmax2(__habs2(reinterpret_cast<const __half2&>(s.x)), __habs2(reinterpret_cast<const __half2&>(s.y))));
             }
         }
@@ -107,56 +119,65 @@ __global__ void __launch_bounds__(kDenseThreads, HWNAS_DENSE_BLOCKS) dense_kerne
     extern __shared__ __align__(16) int shared[];
     int *corner = shared, *pixel = shared + kM, *source = shared + 2 * kM;
     const int index = find_problem(begin, count, blockIdx.x);
-    const Problem& p = problems[index];
+    __shared__ Problem p;
+    fetch(p, problems[index]);
     const int local = static_cast<int>(blockIdx.x) - begin[index];
     const int column = local % p.columns, tile = local / p.columns % p.tiles, group = local / p.columns / p.tiles;
     const int image = tile / (p.tiles_x * p.tiles_y) * p.tile_images, y0 = tile / p.tiles_x % p.tiles_y * p.tile_h, x0 = tile % p.tiles_x * p.tile_w;
     const int in_h = (p.tile_h - 1) * p.stride + (p.kernel_h - 1) * p.dilation + 1, in_w = (p.tile_w - 1) * p.stride + (p.kernel_w - 1) * p.dilation + 1;
     const int rows = p.tile_images * in_h * in_w, t = threadIdx.x;
+    const int tile_images = p.tile_images, tile_h = p.tile_h, tile_w = p.tile_w, stride = p.stride, pairs = p.pairs;
+    const int images = p.images, ho = p.ho, wo = p.wo, h = p.h, w = p.w, left = x0 * stride - p.padding, top = y0 * stride - p.padding;
+#pragma unroll 1
     for (int m = t; m < kM; m += kDenseThreads) {  // the window's corner in the tile, and the pixel in y, -1: none
         int i, y, x;
         if (kRows) {
-            const int warp = m / (16 * kTilesM), runs = p.tile_w / 8, run = warp % p.pairs * 2 + m / 8 % 2;
-            i = run / runs, y = warp / p.pairs * kTilesM + m / 16 % kTilesM, x = run % runs * 8 + m % 8;
+            const int of_warp = m / (16 * kTilesM), runs = tile_w / 8, run = of_warp % pairs * 2 + m / 8 % 2;
+            i = run / runs, y = of_warp / pairs * kTilesM + m / 16 % kTilesM, x = run % runs * 8 + m % 8;
         } else {
-            i = m / (p.tile_w * p.tile_h), y = m / p.tile_w % p.tile_h, x = m % p.tile_w;
+            const int line = m / tile_w;
+            i = line / tile_h, y = line % tile_h, x = m - line * tile_w;
         }
-        const bool there = i < p.tile_images && image + i < p.images && y0 + y < p.ho && x0 + x < p.wo;
-        corner[m] = i < p.tile_images ? ((i * in_h + y * p.stride) * in_w + x * p.stride) * 4 : 0;
-        pixel[m] = there ? ((image + i) * p.ho + y0 + y) * p.wo + x0 + x : -1;
+        const bool there = i < tile_images && image + i < images && y0 + y < ho && x0 + x < wo;
+        corner[m] = i < tile_images ? (i * in_h + y * stride) * in_w + x * stride : 0;
+        pixel[m] = there ? ((image + i) * ho + y0 + y) * wo + x0 + x : -1;
     }
+#pragma unroll 1
     for (int row = t; row < rows; row += kDenseThreads) {
-        const int y = y0 * p.stride - p.padding + row / in_w % in_h, x = x0 * p.stride - p.padding + row % in_w, i = image + row / (in_w * in_h);
-        source[row] = i < p.images && y >= 0 && y < p.h && x >= 0 && x < p.w ? (i * p.h + y) * p.w + x : -1;
+        const int line = row / in_w, of = line / in_h, y = top + line - of * in_h, x = left + row - line * in_w, i = image + of;
+        source[row] = i < images && y >= 0 && y < h && x >= 0 && x < w ? (i * h + y) * w + x : -1;
     }
     __syncthreads();
 
     const int lane = t % 32, warp = t / 32, warp_n = warp % kWarpsN, warp_m = warp / kWarpsN;
-    const int blocks = (p.c + 15) / 16, columns = (p.o + 15) / 16, own = column * (kN / 16) + warp_n * kTilesN;
-    const int in_quads = padded(p.c) / 4;
-    const uint4* weights = reinterpret_cast<const uint4*>(p.weight + columns * 16) + lane;
-    const auto weight = [&](int tap, int block, int n) {
-        return __ldg(weights + ((tap * blocks + block) * columns + min(own + n / 2, columns - 1)) * 64 + n % 2 * 32);
-    };
-    const Source in{reinterpret_cast<uint4*>(shared + 2 * kM + ((rows + 3) & ~3)), source, rows, (rows | 1) * 4};
-    const int base = warp_m * kTilesM * 16 + lane / 4;
+    const int blocks = (p.c + 15) / 16, columns = columns_of(p.o), own = min(column * (kN / 16) + warp_n * kTilesN, columns - kTilesN);
+    const int in_quads = padded(p.c) / 4, pitch = (rows + 3) / 8 * 8 + 4;
+    const Source in{reinterpret_cast<uint4*>(shared + 2 * kM + ((rows + 3) & ~3)), source, rows, pitch, 4 * pitch + (p.planes == 2 ? 2 : 1)};
+    const uint4* weights = reinterpret_cast<const uint4*>(p.weight + columns * 16) + own * 64 + lane;
+    const int to_block = columns * 64, to_tap = blocks * to_block, kernel_w = p.kernel_w, taps = p.kernel_h * kernel_w, dilation = p.dilation;
+    const unsigned to_low = 32u * pitch;
     float acc[kTilesM][kTilesN * 2][4] = {};
     for (int block0 = 0; block0 < blocks; block0 += p.planes) {
         if (block0) __syncthreads();
-        const float unit = in.load(p.in[0], group, static_cast<std::int64_t>(p.images) * p.h * p.w, block0 * 4, p.planes * 4, in_quads), low_unit = unit / kLow;
+        const float unit = in.load(p.in[0], group, static_cast<std::int64_t>(images) * h * w, block0 * 4, p.planes * 4, in_quads), low_unit = unit / kLow;
+        // Where a lane's row of 16 bytes begins.
+        const int* corners = corner + warp_m * kTilesM * 16 + lane % 16;
+        const unsigned from = shared_address(in.tile + lane / 16 * pitch);
         for (int plane = 0; plane < min(p.planes, blocks - block0); ++plane) {
-            const uint4* from = in.tile + plane * in.pitch + lane % 4;
+            const unsigned tile_of = from + 16u * plane * in.plane;
+            const uint4* own_weights = weights + (block0 + plane) * to_block;
             if constexpr (kRows) {
-                const uint4 *upper = from + corner[base], *lower = from + corner[base + 8];
-                for (int kx = 0; kx < 3; ++kx, upper += 4, lower += 4) {
+                const unsigned step = 16u * in_w;
+                unsigned address = tile_of + 16u * corners[0];
+                for (int kx = 0; kx < 3; ++kx, address += 16, own_weights += to_tap) {
                     uint4 b[3][kTilesN * 2];
 #pragma unroll
                     for (int ky = 0; ky < 3; ++ky)
 #pragma unroll
-                        for (int n = 0; n < kTilesN * 2; ++n) b[ky][n] = weight(ky * 3 + kx, block0 + plane, n);
+                        for (int n = 0; n < kTilesN * 2; ++n) b[ky][n] = __ldg(own_weights + ky * 3 * to_tap + n * 32);
 #pragma unroll
                     for (int r = 0; r < kTilesM + 2; ++r) {
-                        const Rows a(upper[r * in_w * 4], lower[r * in_w * 4]);
+                        const Rows a(address + r * step, to_low);
 #pragma unroll
                         for (int ky = 0; ky < 3; ++ky)
                             if (r - ky >= 0 && r - ky < kTilesM)
@@ -165,14 +186,14 @@ __global__ void __launch_bounds__(kDenseThreads, HWNAS_DENSE_BLOCKS) dense_kerne
                     }
                 }
             } else {
-                for (int tap = 0; tap < p.kernel_h * p.kernel_w; ++tap) {
-                    const uint4* window = from + (tap / p.kernel_w * in_w + tap % p.kernel_w) * p.dilation * 4;
+                for (int tap = 0; tap < taps; ++tap, own_weights += to_tap) {
+                    const unsigned address = tile_of + 16u * ((tap / kernel_w * in_w + tap % kernel_w) * dilation);
                     uint4 b[kTilesN * 2];
 #pragma unroll
-                    for (int n = 0; n < kTilesN * 2; ++n) b[n] = weight(tap, block0 + plane, n);
+                    for (int n = 0; n < kTilesN * 2; ++n) b[n] = __ldg(own_weights + n * 32);
 #pragma unroll
                     for (int i = 0; i < kTilesM; ++i) {
-                        const Rows a(window[corner[base + i * 16]], window[corner[base + i * 16 + 8]]);
+                        const Rows a(address + 16u * corners[i * 16], to_low);
 #pragma unroll
                         for (int n = 0; n < kTilesN * 2; ++n) accumulate(acc[i][n], a, b[n], unit, low_unit);
                     }
@@ -185,6 +206,7 @@ __global__ void __launch_bounds__(kDenseThreads, HWNAS_DENSE_BLOCKS) dense_kerne
     constexpr int kWide = kN / 4;
     float4* result = reinterpret_cast<float4*>(shared + 2 * kM);
     const auto place = [&](int m, int quad) -> float4& { return result[m * kWide + (kWide > 4 ? quad ^ (m % 2 * 4) : quad)]; };
+    const int base = warp_m * kTilesM * 16 + lane / 4;
     __syncthreads();
 #pragma unroll
     for (int n = 0; n < kTilesN; ++n)

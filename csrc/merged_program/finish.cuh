@@ -9,6 +9,7 @@ namespace hwnas::merged_program {
 __device__ inline float4 bias_of(const Problem& p, int quad) {
     float4 bias = make_float4(0.f, 0.f, 0.f, 0.f);
     if (p.bias)
+#pragma unroll
         for (int j = 0; j < 4; ++j)
             if (quad * 4 + j < p.o) (&bias.x)[j] = p.bias[quad * 4 + j];
     return bias;

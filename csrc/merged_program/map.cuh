@@ -72,7 +72,7 @@ struct Window {
             }
         }
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] = p.kind == Kind::kAvgPool ? sum[i] * (1.f / static_cast<float>(max(found[i], 1))) : sum[i];
+        for (int i = 0; i < kRun; ++i) value[i] = p.kind == Kind::kAvgPool ? sum[i] * inverse(max(found[i], 1)) : sum[i];
     }
 };
 
@@ -119,7 +119,8 @@ template <typename Work>
 __global__ void __launch_bounds__(kMapThreads, HWNAS_MAP_BLOCKS) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
     const int index = find_problem(begin, count, blockIdx.x);
-    const Problem& p = problems[index];
+    __shared__ Problem p;
+    fetch(p, problems[index]);
     const int local = static_cast<int>(blockIdx.x) - begin[index];
     const int column = local % p.columns, tile = local / p.columns % p.tiles, group = local / p.columns / p.tiles;
     const int op = padded(p.o), quads = op / 4, widest = (quads + p.columns - 1) / p.columns, first = column * widest, wide = min(widest, quads - first);

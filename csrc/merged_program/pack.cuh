@@ -4,9 +4,9 @@
 // low * high) / 2048 is then as good a product as float32's. Weights are scaled by a power of two for each output channel first,
 // so that none leaves float16's range (an output channel's smallest weights are kept to 2^-35 of its largest).
 //
-// Packed: `scale[channel]`, output channels rounded up to 16, by which sums are to be multiplied; then what the 32 lanes of a
-// warp hold of each 16 input by 8 output channels, {high of two and two input channels, low of the same}, [tap, 16 input
-// channels, 16 output channels, 2, lane]. Columns are in such an order that a lane's results are 4 neighbouring channels.
+// Packed: `scale[channel]`, output channels rounded up (see columns_of), by which sums are to be multiplied; then what the 32
+// lanes of a warp hold of each 16 input by 8 output channels, {high of two and two input channels, low of the same}, [tap, 16
+// input channels, 16 output channels, 2, lane]. Columns are in such an order that a lane's results are 4 neighbouring channels.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -16,6 +16,9 @@
 namespace hwnas::merged_program {
 
 constexpr float kLow = 2048.f;
+
+// Of 16 output channels each: one, or an even number, since a warp takes two.
+__device__ inline int columns_of(int o) { return o <= 16 ? 1 : (o + 31) / 32 * 2; }
 
 __device__ inline unsigned bits(__half2 v) { return reinterpret_cast<const unsigned&>(v); }
 
@@ -39,7 +42,7 @@ __global__ void __launch_bounds__(kMapThreads) pack_kernel(const Pack* packs, co
     __shared__ float units[16];
     const int index = find_problem(begin, count, blockIdx.x);
     const Pack& p = packs[index];
-    const int t = threadIdx.x, column = static_cast<int>(blockIdx.x) - begin[index], columns = (p.o + 15) / 16;
+    const int t = threadIdx.x, column = static_cast<int>(blockIdx.x) - begin[index], columns = columns_of(p.o);
     const auto weight = [&](int o, int c, int tap) {
         const bool inside = o < p.o && c < p.c;
         return inside ? p.weight[o * p.weight_stride[0] + c * p.weight_stride[1] + tap / p.kernel_w * p.weight_stride[2] + tap % p.kernel_w * p.weight_stride[3]] : 0.f;
@@ -61,9 +64,9 @@ __global__ void __launch_bounds__(kMapThreads) pack_kernel(const Pack* packs, co
     uint4* to = reinterpret_cast<uint4*>(p.packed + columns * 16);
     for (int i = t; i < taps * blocks * 64; i += kMapThreads) {
         const int lane = i % 32, part = i / 32 % 2, block = i / 64 % blocks, tap = i / 64 / blocks, n = lane / 4;
-        const int channel = 4 * (n / 2) + 2 * part + n % 2, c = block * 16 + lane % 4 * 4, o = column * 16 + channel;
+        const int channel = 4 * (n / 2) + 2 * part + n % 2, c = block * 16 + lane % 4 * 2, o = column * 16 + channel;
         const float unit = units[channel];
-        const float4 v = make_float4(weight(o, c, tap), weight(o, c + 1, tap), weight(o, c + 2, tap), weight(o, c + 3, tap));
+        const float4 v = make_float4(weight(o, c, tap), weight(o, c + 1, tap), weight(o, c + 8, tap), weight(o, c + 9, tap));
         to[((tap * blocks + block) * columns + column) * 64 + part * 32 + lane] = split(v * unit);
     }
 }

@@ -25,22 +25,19 @@ __device__ inline float4 activate(Act kind, float4 v) {
 }
 __device__ inline float4 relu(float4 v) { return make_float4(fmaxf(v.x, 0.f), fmaxf(v.y, 0.f), fmaxf(v.z, 0.f), fmaxf(v.w, 0.f)); }
 __device__ inline bool simple(Act kind) { return kind <= Act::kRelu; }
-// All but simple ones out of line, so that kernels stay small.
-__device__ __noinline__ inline void activate_slowly(Act kind, float4 (&v)[kRun]) {
-    for (float4& one : v) one = activate(kind, one);
-}
 __device__ inline void activate_run(Act kind, float4 (&v)[kRun]) {
     if (kind == Act::kNone) return;
     if (simple(kind)) {
 #pragma unroll
         for (int i = 0; i < kRun; ++i) v[i] = relu(v[i]);
-    } else {
-        float4 copy[kRun];  // whose address may be taken
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < kRun; ++i) {  // in turns through one place: the code is there once, and registers need no index
+        const float4 made = activate(kind, v[0]);
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) copy[i] = v[i];
-        activate_slowly(kind, copy);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) v[i] = copy[i];
+        for (int j = 1; j < kRun; ++j) v[j - 1] = v[j];
+        v[kRun - 1] = made;
     }
 }
 // Of memory that nobody writes during the launch.
@@ -54,6 +51,8 @@ __device__ inline float4 multiply_add(float4 a, float4 b, float4 c) {
 }
 __device__ inline float4 max4(float4 a, float4 b) { return make_float4(fmaxf(a.x, b.x), fmaxf(a.y, b.y), fmaxf(a.z, b.z), fmaxf(a.w, b.w)); }
 __device__ inline int padded(int channels) { return (channels + 3) & ~3; }
+
+__device__ inline float inverse(int count) { return __fdividef(1.f, static_cast<float>(count)); }
 
 // What a reader does to 4 channels of an operand. Pixels are counted from the group's first.
 struct Reader {
@@ -107,10 +106,18 @@ struct Reader {
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
             const int rows = min(y + i + reach, h - 1) - max(y + i - reach, 0) + 1;
-            if (y + i < h) out[i] = out[i] * (1.f / static_cast<float>(rows * (right - left + 1)));
+            if (y + i < h) out[i] = out[i] * inverse(rows * (right - left + 1));
         }
     }
 };
+
+// Brings a launch's row into shared memory: a block reads its fields again and again.
+template <typename Row>
+__device__ inline void fetch(Row& to, const Row& from) {
+    static_assert(sizeof(Row) % 4 == 0, "rows are words");
+    for (unsigned i = threadIdx.x; i < sizeof(Row) / 4; i += blockDim.x) reinterpret_cast<int*>(&to)[i] = __ldg(reinterpret_cast<const int*>(&from) + i);
+    __syncthreads();
+}
 
 // The last problem that begins at this block or before; a warp looks at 32 places at once.
 __device__ inline int find_problem(const std::int32_t* begin, int count, int block) {

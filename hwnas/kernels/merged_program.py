@@ -137,7 +137,7 @@ def _dense(at: Window) -> Tiling:
     def shared(images: int, tile_h: int, tile_w: int, planes: int) -> int:
         lines = images * _reach(tile_h, at.kernel_h, at) * _reach(tile_w, at.kernel_w, at)
         tables = 4 * (2 * pixels + -(-lines // 4) * 4)
-        return max(tables + 64 * planes * (lines | 1), 4 * pixels * (2 + channels))
+        return max(tables + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32), 4 * pixels * (2 + channels))
 
     def at_once(images: int, tile_h: int, tile_w: int) -> int:
         """How many 16 input channels a block reads at a time."""
@@ -179,7 +179,7 @@ def _reach(outputs: int, kernel: int, at: Window) -> int:
 
 def packed_floats(o: int, c: int, taps: int) -> int:
     """What a convolution's packed weights take."""
-    columns, blocks = -(-o // 16), -(-c // 16)
+    columns, blocks = 1 if o <= 16 else -(-o // 32) * 2, -(-c // 16)
     return 16 * columns + taps * blocks * columns * 256
 
 
@@ -200,7 +200,7 @@ def prepare(stages: Sequence[tuple[int, Table]], device: torch.device) -> Launch
         if shape == NORMS:
             blocks = table["groups"].astype(np.int64) * -(-table["c"] // 16)
         elif shape == PACKS:
-            blocks = -(-table["o"].astype(np.int64) // 16)
+            blocks = np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
         else:
             blocks = table["groups"].astype(np.int64) * table["tiles"] * table["columns"]
             row["shared_bytes"] = table["shared_bytes"].max()
