@@ -137,7 +137,8 @@ def _dense(at: Window) -> Tiling:
     def shared(images: int, tile_h: int, tile_w: int, planes: int) -> int:
         lines = images * _reach(tile_h, at.kernel_h, at) * _reach(tile_w, at.kernel_w, at)
         tables = 4 * (2 * pixels + -(-lines // 4) * 4)
-        return max(tables + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32), 4 * pixels * (2 + channels))
+        need = max(tables + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32), 4 * pixels * (2 + channels))
+        return int(need)
 
     def at_once(images: int, tile_h: int, tile_w: int) -> int:
         """How many 16 input channels a block reads at a time."""
@@ -146,7 +147,9 @@ def _dense(at: Window) -> Tiling:
 
     if flat:
         planes = at_once(1, 1, pixels)
-        return Tiling(shape, at.ho * at.wo, pixels, 1, columns, shared(1, 1, pixels, planes), True, tile_w=pixels, planes=planes)
+        return Tiling(
+            shape, at.ho * at.wo, pixels, 1, columns, shared(1, 1, pixels, planes), True, tile_w=pixels, planes=planes
+        )
     pairs = 1
     if rows:
         warps, runs = pixels // height // 16, at.wo // 8

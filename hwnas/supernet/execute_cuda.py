@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from hwnas.kernels import merged_program as kernel
 from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PACK, PROBLEM, SHAPES, Launches, Table, Tiling, Window
 from hwnas.supernet.execute import Execution, Weights
 from hwnas.supernet.fuse import Fused, Step, fuse
-from hwnas.supernet.gather import Task, gather
+from hwnas.supernet.gather import gather
 from hwnas.supernet.merge import Program, Weight
 from hwnas.supernet.schedule import Schedule
 
@@ -38,15 +39,23 @@ def _padded(channels: int) -> int:
     return -(-channels // 4) * 4
 
 
+class _Problem(NamedTuple):
+    """What kind of problem a prim is, the window that it moves, and how it is cut in tiles."""
+
+    kind: str
+    window: Window
+    tiling: Tiling
+
+
 @lru_cache(maxsize=1 << 14)
-def _problem(prim: Prim, terms: int, x: TensorSpec, y: TensorSpec) -> tuple[str, Window, Tiling] | None:
-    """What kind of problem a prim of so many inputs is, if it is any, its window, and how it is cut in tiles."""
+def _problem(prim: Prim, terms: int, x: TensorSpec, y: TensorSpec) -> _Problem | None:
+    """For so many inputs of which x is the first, if the kernels know it."""
     kind = _kind(prim, terms, x)
     if kind is None:
         return None
     window = Window(*_dims(x), *_dims(y), *_window(prim, x))
     tiling = kernel.tiling(kind, window)
-    return (kind, window, tiling) if tiling.shared_bytes <= kernel.MAX_SHARED else None
+    return _Problem(kind, window, tiling) if tiling.shared_bytes <= kernel.MAX_SHARED else None
 
 
 def _kind(prim: Prim, terms: int, x: TensorSpec) -> str | None:
@@ -94,6 +103,34 @@ def _dense(prim: Prim) -> bool:
     return isinstance(prim, prims.Conv) and prim.groups == 1
 
 
+_FIXED = ("kind", *Window._fields, *Tiling._fields)
+_OWN = ("problem", "terms", "after", "last", "normed", "bias", "gamma", "beta", "weight", "s0", "s1", "s2", "s3")
+_OPERAND = ("value", "first", "second", "channels", "pool")
+_IN_ROWS = sorted({*_FIXED, *_OWN} & set(PROBLEM.names or ()))
+
+
+class Problems:
+    """Of prims on specs, each known by its place in memory, since their contents are slow to compare."""
+
+    def __init__(self) -> None:
+        self.found: list[_Problem] = []
+        self._known: dict[tuple[int, int, int], tuple[int, object]] = {}
+
+    def __call__(self, step: Step, x: TensorSpec) -> int:
+        """The number of its problem in `found`."""
+        key = id(step.prim), id(x), id(step.spec)
+        if key not in self._known:
+            problem = _problem(step.prim, 1 if _dense(step.prim) else len(step.inputs), x, step.spec)
+            assert problem is not None
+            self._known[key] = len(self.found), (step.prim, x, step.spec)  # which keep their places
+            self.found.append(problem)
+        return self._known[key][0]
+
+    def table(self) -> Table:
+        """Of each problem what _FIXED names."""
+        return np.array([(KINDS[p.kind], *p.window, *p.tiling) for p in self.found], np.int64)
+
+
 class Views:
     """Addresses and strides of the supernet's weights, each looked up once; dense ones packed, which takes as much again."""
 
@@ -102,6 +139,7 @@ class Views:
         self._known: dict[Weight | None, tuple[int, ...]] = {None: (0, 0, 0, 0, 0)}
         self._packed: dict[Weight, Tensor] = {}
         self._waiting: list[tuple[int, ...]] = []
+        self.problems = Problems()
 
     def __call__(self, weight: Weight | None) -> tuple[int, ...]:
         if weight is not None and weight not in self._known:
@@ -134,14 +172,6 @@ class Views:
             kernel.run(kernel.prepare([(kernel.PACKS, table)], self.device))
 
 
-_PLAIN = (
-    "terms", "after", "last", "shape", "kind", *Window._fields, *Tiling._fields, "bias", "weight", "s0", "s1", "s2", "s3",
-    "gamma", "beta", "normed",
-)  # fmt: skip
-_OPERAND = ("value", "first", "second", "channels", "pool")
-_IN_ROWS = ("terms", "after", "last", "kind", *Window._fields, "bias", "weight", *set(Tiling._fields) & set(PROBLEM.names or ()))
-
-
 class _Phase:
     """A program's tasks in an order, where their values lie, and of every task a row, without addresses of values.
 
@@ -151,6 +181,8 @@ class _Phase:
     def __init__(self, fused: Fused, views: Views, known: bool) -> None:
         self.known = known
         self.program, self.tasks = gather(fused, known, _dense, kernel.TERMS, kernel.POOLED_ACTIVATIONS)
+        self.problems = views.problems
+        self.numbers = [self.problems(task, self.program.spec(task.inputs[0])) for task in self.tasks]
         self.schedule = Schedule(self.program, self)
         everyone = range(len(fused.outputs))
         self.plan = self.schedule.plan(everyone, breadth=True)
@@ -167,28 +199,34 @@ class _Phase:
         return self.plan.value_bytes + self.plan.scratch_bytes
 
     def _fill(self, views: Views) -> None:
-        rows, operands, eps = [], [], []
+        own, operands, eps = [], [], []
         nothing = (0, 0, 0, 1, 0)
-        channels = [self.program.input.dims[0], *(task.spec.dims[0] for task in self.tasks)]
+        channels = [self.program.input.dims[0]]
         left = [0]  # to readers: the activation after a norm that they apply
-        for task in self.tasks:
+        for task, number in zip(self.tasks, self.numbers, strict=True):
             raw = task.norm is not None and not self.known
-            left.append(ACTIVATIONS[task.after] if raw else 0)
-            kind, window, tiling = self.problem(task)
-            weight = (0,) * 5 if task.weight is None else (views.packed if kind == "dense" else views)(task.weight)
-            _, gamma, beta = task.norm or (0.0, None, None)
-            rows.append((
-                len(task.inputs), 0 if raw else ACTIVATIONS[task.after], ACTIVATIONS[task.last], tiling[0], KINDS[kind],
-                *window, *tiling, views(task.bias)[0], *weight, views(gamma)[0], views(beta)[0], task.norm is not None,
+            weight: tuple[int, ...] = (0,) * 5
+            if task.weight is not None:
+                weight = views.packed(task.weight) if views.problems.found[number].kind == "dense" else views(task.weight)
+            gamma = beta = 0
+            if task.norm:
+                gamma, beta = views(task.norm.scale)[0], views(task.norm.shift)[0]
+            after = ACTIVATIONS[task.after]
+            own.append((
+                number, len(task.inputs), 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
+                views(task.bias)[0] if task.bias else 0, gamma, beta, *weight,
             ))  # fmt: skip
             eps.append(task.norm.eps if task.norm else 0.0)
-            before = ACTIVATIONS[task.before]
             read = [(v, left[v], 0, channels[v], pool) for v, pool in zip(task.inputs, task.pools, strict=True)]
-            read[0] = (*read[0][:2], before, *read[0][3:])
-            operands.append((*read, *[nothing] * (kernel.TERMS - len(read))))
-        columns = dict(zip(_PLAIN, np.array(rows, np.int64).T, strict=True))
+            if task.before:
+                read[0] = (*read[0][:2], ACTIVATIONS[task.before], *read[0][3:])
+            operands.append(read + [nothing] * (kernel.TERMS - len(read)))
+            left.append(after if raw else 0)
+            channels.append(task.spec.dims[0])
+        columns = dict(zip(_OWN, np.array(own, np.int64).T, strict=True))
+        columns |= dict(zip(_FIXED, views.problems.table()[columns["problem"]].T, strict=True))
         self.columns = columns
-        self.rows, self.norms = np.zeros(len(rows), PROBLEM), np.zeros(len(rows), NORM)
+        self.rows, self.norms = np.zeros(len(own), PROBLEM), np.zeros(len(own), NORM)
         for name in _IN_ROWS:
             self.rows[name] = columns[name]
         self.rows["weight_stride"] = np.stack([columns[f"s{i}"] for i in range(4)], 1)
@@ -201,12 +239,6 @@ class _Phase:
         self.norms["gamma"], self.norms["beta"], self.norms["eps"] = columns["gamma"], columns["beta"], eps
         self.norms["c"] = columns["o"] * columns["normed"]
 
-    def problem(self, step: Step) -> tuple[str, Window, Tiling]:
-        terms = 1 if _dense(step.prim) else len(step.inputs)
-        found = _problem(step.prim, terms, self.program.spec(step.inputs[0]), step.spec)
-        assert found is not None
-        return found
-
     def value_bytes(self, spec: TensorSpec) -> int:
         c, h, w = _dims(spec)
         return 4 * _padded(c) * h * w
@@ -215,16 +247,15 @@ class _Phase:
         """Moments of every tile, if each image had tiles of its own."""
         if step.norm is None or self.known:
             return 0
-        tiling = self.problem(step)[2]
+        tiling = self.problems.found[self.problems(step, self.program.spec(step.inputs[0]))].tiling
         tiles = -(-tiling.places // tiling.at_once) * tiling.parts
         return tiles * (8 * _padded(step.spec.dims[0]) + 4) + 12
 
 
 def covers(program: Program) -> bool:
     """Whether the kernels know every prim, and no candidate's logits are the images."""
-    return all(program.outputs) and all(
-        _problem(v.prim, len(v.inputs), program.spec(v.inputs[0]), v.spec) for v in program.values
-    )
+    found = {(id(v.prim), len(v.inputs), id(x := program.spec(v.inputs[0])), id(v.spec)): (v, x) for v in program.values}
+    return all(program.outputs) and all(_problem(v.prim, len(v.inputs), x, v.spec) for v, x in found.values())
 
 
 class CudaExecution(Execution):
@@ -339,7 +370,7 @@ class CudaExecution(Execution):
         shapes = phase.columns["shape"][tasks]
         order = np.lexsort((shapes, stage))
         tasks, stage, shapes = tasks[order], stage[order], shapes[order]
-        column = {name: phase.columns[name][tasks] for name in ("places", "at_once", "parts", "flat", "ho", "wo", "normed", "o")}
+        column = {name: phase.columns[name][tasks] for name in ("places", "at_once", "parts", "flat", "normed", "o")}
         rows, inputs = phase.rows[tasks], phase.inputs[tasks]
         place = arena.data_ptr() + images * groups * phase.offset
         rows["images"], rows["groups"], rows["y"] = images, groups, place[tasks + 1]

@@ -6,7 +6,6 @@ and the other terms of the sum are added to it before it is stored for the first
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ class Task(Step):
 
 
 def gather(
-    fused: Fused, known: bool, dense: Callable[[Prim], bool], terms: int, pooled: Collection[ActivationKind | None]
+    fused: Fused, known: bool, dense: Callable[[Prim], bool], terms: int, pooled: Collection[str | None]
 ) -> tuple[Fused, tuple[Task, ...]]:
     """The program whose steps are tasks, which are returned beside it.
 
@@ -36,8 +35,12 @@ def gather(
     convolution's own counted. pooled: activations that may be applied to what is pooled as it is read.
     """
     steps = fused.steps
-    readers = Counter(value for step in steps for value in set(step.inputs))
-    readers.update(set(fused.outputs))
+    readers = [0] * (len(steps) + 1)  # of each value; one that reads it twice counts twice
+    for step in steps:
+        for value in step.inputs:
+            readers[value] += 1
+    for value in set(fused.outputs):
+        readers[value] += 1
     tasks: list[Task] = []
     place = [0] * (len(steps) + 1)  # of a step's value: which task's
     waiting: dict[int, Step] = {}  # values that the sum that reads them makes itself
@@ -45,7 +48,7 @@ def gather(
 
     def joins(value: int, step: Step) -> bool:
         reader = sums.get(value)
-        if reader is None or readers[value] > 1 or reader.inputs.count(value) > 1:
+        if reader is None or readers[value] > 1:
             return False
         if _keeps_size(step, fused):
             source = tasks[place[step.inputs[0]] - 1] if step.inputs[0] else None
@@ -63,13 +66,12 @@ def gather(
             if len(inputs) == 1 and inputs[0] not in waiting and not (step.norm or step.after or step.before):
                 place[value] = place[inputs[0]]
                 continue
-        convolutions = [i for i in inputs if i in waiting and type(waiting[i].prim) is Conv]
-        convolutions.sort(key=lambda i: waiting[i].prim.kernel)  # type: ignore[attr-defined]
-        own = convolutions.pop() if convolutions else None  # the largest ends with the sum, the others come before it
-        for i in convolutions:
+        convolutions = sorted((prim.kernel, i) for i in inputs if i in waiting and isinstance(prim := waiting[i].prim, Conv))
+        own = convolutions.pop()[1] if convolutions else None  # the largest ends with the sum, the others come before it
+        for _, i in convolutions:
             tasks.append(_task(waiting.pop(i), i - 1, place))
             place[i] = len(tasks)
-        others = [(place[waiting[i].inputs[0]], waiting[i].prim.kernel) if i in waiting else (place[i], 0) for i in inputs if i != own]  # type: ignore[attr-defined]
+        others = [_read(i, waiting, place) for i in inputs if i != own]
         if own is None:
             task = _task(step, number, place)
         else:
@@ -80,6 +82,15 @@ def gather(
         tasks.append(task)
         place[value] = len(tasks)
     return Fused(fused.input, tuple(tasks), tuple(place[o] for o in fused.outputs)), tuple(tasks)
+
+
+def _read(value: int, waiting: dict[int, Step], place: list[int]) -> tuple[int, int]:
+    """Which task's value a sum reads, and the kernel of the pooling that it reads it through, or 0."""
+    pool = waiting.get(value)
+    if pool is None:
+        return place[value], 0
+    assert isinstance(pool.prim, Pool)
+    return place[pool.inputs[0]], pool.prim.kernel
 
 
 def _task(step: Step, number: int, place: list[int]) -> Task:

@@ -6,7 +6,7 @@ candidate, where memory is short.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,9 +30,9 @@ class Footprint(Protocol):
 class Plan:
     """`stages` of steps, by number, in order; the steps of a stage may run side by side.
 
-    dead: the values that nobody reads after each stage. offset: where each value lies, value_bytes: how large the memory is that
-    holds them all, scratch_bytes: the most that a stage needs beside, and peak_bytes: the most that all need at once; all in
-    bytes for one image. The images are at 0, until nobody reads them any more.
+    dead: the values that nobody reads after each stage. offset: where each value lies, value_bytes: how large the memory is
+    that holds them all, scratch_bytes: the most that a stage needs beside, and peak_bytes: the most that all need at once; all
+    in bytes for one image. The images are at 0, until nobody reads them any more.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -103,14 +103,14 @@ class Schedule:
         most = 0
         top = highest = peak = self.footprint.value_bytes(self.program.input)
         offset, size = {0: 0}, {0: top}
-        gaps: list[tuple[int, int]] = []  # (bytes, offset), none beside another
+        gaps: list[tuple[int, ...]] = []  # (bytes, offset), none beside another
         for number, stage in enumerate(stages):
             scratch = 0
             for step in stage:
                 need, more = self._bytes[step]
                 scratch += more
-                fits = next((i for i, (room, _) in enumerate(gaps) if room >= need), None)
-                if fits is None:
+                fits = bisect_left(gaps, (need,))
+                if fits == len(gaps):
                     offset[step + 1], top = top, top + need
                 else:
                     room, start = gaps.pop(fits)
@@ -123,7 +123,7 @@ class Schedule:
         return offset, highest, most, peak
 
 
-def _free(gaps: list[tuple[int, int]], freed: list[tuple[int, int]], top: int) -> int:
+def _free(gaps: list[tuple[int, ...]], freed: list[tuple[int, int]], top: int) -> int:
     """Returns room, neighbours joined; what lies at the end lowers the end, which is returned."""
     if not freed:
         return top
