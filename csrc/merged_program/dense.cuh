@@ -52,8 +52,9 @@ struct Source {
 
     template <bool kPlain>  // unscaled, and what Reader::made_simply does
     __device__ __half2 fill(const Reader& in, bool inside, int quads, float unit) const {
-        constexpr int kAtOnce = kPlain ? 6 : 1;
+        constexpr int kAtOnce = kPlain ? 4 : 1;
         const int t = threadIdx.x, quad = t % quads, stride = kDenseThreads / quads;
+        const float floor = in.floor();
         uint2* to = reinterpret_cast<uint2*>(tile + quad / 4 * plane + quad % 4 / 2 * pitch) + quad % 2;
         __half2 peak = __floats2half2_rn(0.f, 0.f);
         for (int first = t / quads; first < rows; first += kAtOnce * stride) {
@@ -72,11 +73,18 @@ struct Source {
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int row = first + i * stride;
-                if (row >= rows) continue;
-                if (pixel[i] >= 0) v[i] = kPlain ? in.made_simply(v[i]) : in.made(v[i]) * unit;
+                if (kPlain) {
+                    const float4 m = multiply_add(v[i], in.scale, in.shift);
+                    const bool there = pixel[i] >= 0;
+                    v[i] = make_float4(there ? fmaxf(m.x, floor) : 0.f, there ? fmaxf(m.y, floor) : 0.f, there ? fmaxf(m.z, floor) : 0.f, there ? fmaxf(m.w, floor) : 0.f);
+                } else if (pixel[i] >= 0) {
+                    v[i] = in.made(v[i]) * unit;
+                }
                 const uint4 s = split(v[i]);
-                to[row * 2] = make_uint2(s.x, s.y);
-                to[(row + 2 * pitch) * 2] = make_uint2(s.z, s.w);
+                if (row < rows) {
+                    to[row * 2] = make_uint2(s.x, s.y);
+                    to[(row + 2 * pitch) * 2] = make_uint2(s.z, s.w);
+                }
                 peak = __hmax2(peak, __hmax2(__habs2(reinterpret_cast<const __half2&>(s.x)), __habs2(reinterpret_cast<const __half2&>(s.y))));
             }
         }
@@ -128,28 +136,36 @@ __global__ void __launch_bounds__(kDenseThreads, HWNAS_DENSE_BLOCKS) dense_kerne
     const int rows = p.tile_images * in_h * in_w, t = threadIdx.x;
     const int tile_images = p.tile_images, tile_h = p.tile_h, tile_w = p.tile_w, stride = p.stride, pairs = p.pairs;
     const int images = p.images, ho = p.ho, wo = p.wo, h = p.h, w = p.w, left = x0 * stride - p.padding, top = y0 * stride - p.padding;
-#pragma unroll 1
-    for (int m = t; m < kM; m += kDenseThreads) {  // the window's corner in the tile, and the pixel in y, -1: none
-        int i, y, x;
-        if (kRows) {
-            const int of_warp = m / (16 * kTilesM), runs = tile_w / 8, run = of_warp % pairs * 2 + m / 8 % 2;
-            i = run / runs, y = of_warp / pairs * kTilesM + m / 16 % kTilesM, x = run % runs * 8 + m % 8;
-        } else {
-            const int line = m / tile_w;
-            i = line / tile_h, y = line % tile_h, x = m - line * tile_w;
+    const int lane = t % 32, warp = t / 32;
+    if (p.flat) {
+        for (int m = t; m < kM; m += kDenseThreads) {
+            const int own = x0 + m < wo ? x0 + m : -1;
+            corner[m] = m, pixel[m] = own, source[m] = own;
         }
-        const bool there = i < tile_images && image + i < images && y0 + y < ho && x0 + x < wo;
-        corner[m] = i < tile_images ? (i * in_h + y * stride) * in_w + x * stride : 0;
-        pixel[m] = there ? ((image + i) * ho + y0 + y) * wo + x0 + x : -1;
-    }
-#pragma unroll 1
-    for (int row = t; row < rows; row += kDenseThreads) {
-        const int line = row / in_w, of = line / in_h, y = top + line - of * in_h, x = left + row - line * in_w, i = image + of;
-        source[row] = i < images && y >= 0 && y < h && x >= 0 && x < w ? (i * h + y) * w + x : -1;
+    } else {
+        const int runs = tile_w / 8, part = kRows ? 65536 / runs + 1 : 0, line_part = 65536 / in_h + 1;  // to divide small numbers
+        for (int m = t; m < kM; m += kDenseThreads) {  // the window's corner in the tile, and the pixel in y, -1: none
+            int i, y, x;
+            if (kRows) {
+                const int of_warp = m / (16 * kTilesM), run = (of_warp & (pairs - 1)) * 2 + m / 8 % 2;
+                i = run * part >> 16, y = (of_warp >> (__ffs(pairs) - 1)) * kTilesM + m / 16 % kTilesM, x = (run - i * runs) * 8 + m % 8;
+            } else {
+                const int line = m / tile_w;
+                i = line / tile_h, y = line - i * tile_h, x = m - line * tile_w;
+            }
+            const bool there = i < tile_images && image + i < images && y0 + y < ho && x0 + x < wo;
+            corner[m] = i < tile_images ? (i * in_h + y * stride) * in_w + x * stride : 0;
+            pixel[m] = there ? ((image + i) * ho + y0 + y) * wo + x0 + x : -1;
+        }
+        for (int line = warp; line < tile_images * in_h; line += kDenseThreads / 32) {
+            const int i = line < 256 && in_h < 256 ? line * line_part >> 16 : line / in_h, y = top + line - i * in_h, begin = ((image + i) * h + y) * w + left;
+            const bool there = image + i < images && y >= 0 && y < h;
+            for (int x = lane; x < in_w; x += 32) source[line * in_w + x] = there && left + x >= 0 && left + x < w ? begin + x : -1;
+        }
     }
     __syncthreads();
 
-    const int lane = t % 32, warp = t / 32, warp_n = warp % kWarpsN, warp_m = warp / kWarpsN;
+    const int warp_n = warp % kWarpsN, warp_m = warp / kWarpsN;
     const int blocks = (p.c + 15) / 16, columns = columns_of(p.o), own = min(column * (kN / 16) + warp_n * kTilesN, columns - kTilesN);
     const int in_quads = padded(p.c) / 4, pitch = (rows + 3) / 8 * 8 + 4;
     const Source in{reinterpret_cast<uint4*>(shared + 2 * kM + ((rows + 3) & ~3)), source, rows, pitch, 4 * pitch + (p.planes == 2 ? 2 : 1)};

@@ -44,21 +44,10 @@ private:
     __device__ void add(const Operand& in, const int (&where)[kRun], float4 (&value)[kRun]) const {
         const Reader read(in, group, group_pixels, quad);
         float4 v[kRun] = {};
-        if (in.pool) {
 #pragma unroll
-            for (int i = 0; i < kRun; ++i)
-                if (where[i] >= 0) {
-                    const int x = where[i] % p.term_w, y = where[i] / p.term_w % p.term_h;
-                    float4 average[1];
-                    read.averages<true>(where[i] - y * p.term_w - x, y, x, p.term_h, p.term_w, in.pool, average);
-                    v[i] = average[0];
-                }
-        } else {
-#pragma unroll
-            for (int i = 0; i < kRun; ++i)
-                if (where[i] >= 0) v[i] = read.raw(where[i]);
-            read.made(v);
-        }
+        for (int i = 0; i < kRun; ++i)
+            if (where[i] >= 0) v[i] = read.raw(where[i]);
+        read.made(v);
 #pragma unroll
         for (int i = 0; i < kRun; ++i) value[i] = value[i] + v[i];
     }

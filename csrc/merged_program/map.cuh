@@ -13,24 +13,25 @@ struct Place {  // of a thread's pixels
 };
 
 // Terms, each perhaps averaged over windows.
+template <bool kPooled>
 struct Sum {
     static __device__ void prepare(const Problem&, int, int, float4*) {}
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
-        const int rows = min(kRun, p.h - at.y), pixel = (at.image * p.h + at.y) * p.w + at.x;
+        const int h = p.h, w = p.w, pixel = (at.image * h + at.y) * w + at.x;
         for (int term = 0; term < p.terms; ++term) {
             const Operand& in = p.in[term];
             const Reader read(in, at.group, at.group_pixels, at.quad);
-            float4 v[kRun];
-            if (in.pool) {
-                read.averages<true>(at.image * p.h * p.w, at.y, at.x, p.h, p.w, in.pool, v);
+            float4 v[kRun] = {};
+            if (kPooled && in.pool) {
+                read.averages(at.image * h * w, at.y, at.x, h, w, in.pool, v);
             } else {
 #pragma unroll
                 for (int i = 0; i < kRun; ++i)
-                    if (i < rows) v[i] = read.raw(pixel + i * p.w);
+                    if (at.y + i < h) v[i] = read.raw(pixel + i * w);
                 read.made(v);
             }
 #pragma unroll
-            for (int i = 0; i < kRun; ++i) value[i] = term ? value[i] + v[i] : v[i];
+            for (int i = 0; i < kRun; ++i) value[i] = value[i] + v[i];
         }
     }
 };

@@ -25,7 +25,7 @@ struct Operand {
     const float *scale, *shift;  // of [groups, norm_stride]; null: none
     Act first, second;
     std::int32_t channels, norm_stride;
-    std::int32_t pool;  // of a term: 0, or the (odd) kernel of an average pooling that keeps the size and counts no padding
+    std::int32_t pool;  // of a pooled sum's: 0, or the (odd) kernel of an average pooling that keeps the size and counts no padding
     std::int32_t unused;
 };
 
@@ -43,14 +43,13 @@ struct Problem {
     std::int32_t c, h, w, o, ho, wo;
     std::int32_t kernel_h, kernel_w, stride, padding, dilation;
     Act after, last;                  // after the norm; after the sum
-    std::int32_t term_h, term_w;      // a convolution over single pixels has them in one row: how they lie
     std::int32_t tiles;               // of pixels, in each group
     std::int32_t columns;             // of output channels
     std::int32_t tile_images, tile_h, tile_w, tiles_y, tiles_x;
     std::int32_t pairs;               // see dense.cuh
     std::int32_t planes;              // 16 input channels each: 1, 2 or 4 of them at a time
     std::int32_t shared_bytes;        // of shared memory that a block needs
-    std::int32_t unused;
+    std::int32_t flat;                // whether all pixels are one row, since none has to do with another
 };
 
 // A batch norm's coefficients from the tiles' moments. scale, shift, batch_mean, batch_var are [groups, norm_stride].
@@ -73,7 +72,7 @@ struct Pack {
 };
 
 // Kernels. Dense: by the channels of a block; "Rows" if the rows of a 3 x 3 window share what they load.
-enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kRows16, kRows32, kRows64, kSum, kWindow, kMap, kNorm, kPack, kShapes };
+enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kRows16, kRows32, kRows64, kSum, kPooledSum, kWindow, kMap, kNorm, kPack, kShapes };
 
 constexpr int kDenseThreads = 128, kMapThreads = 256;
 constexpr int kRun = 4;    // rows that a thread of the other kernels computes

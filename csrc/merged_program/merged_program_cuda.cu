@@ -1,9 +1,9 @@
 #include <cuda_runtime.h>
 #ifndef HWNAS_DENSE_BLOCKS
-#define HWNAS_DENSE_BLOCKS 3
+#define HWNAS_DENSE_BLOCKS 4
 #endif
 #ifndef HWNAS_MAP_BLOCKS
-#define HWNAS_MAP_BLOCKS 3
+#define HWNAS_MAP_BLOCKS 2
 #endif
 
 #include "common/cuda_check.h"
@@ -31,7 +31,8 @@ cudaError_t launch(const Launch& l, cudaStream_t on) {
         case Shape::kRows16: return launch(dense_kernel<Shape::kRows16>, l, kDenseThreads, on);
         case Shape::kRows32: return launch(dense_kernel<Shape::kRows32>, l, kDenseThreads, on);
         case Shape::kRows64: return launch(dense_kernel<Shape::kRows64>, l, kDenseThreads, on);
-        case Shape::kSum: return launch(map_kernel<Sum>, l, kMapThreads, on);
+        case Shape::kSum: return launch(map_kernel<Sum<false>>, l, kMapThreads, on);
+        case Shape::kPooledSum: return launch(map_kernel<Sum<true>>, l, kMapThreads, on);
         case Shape::kWindow: return launch(map_kernel<Window>, l, kMapThreads, on);
         case Shape::kMap: return launch(map_kernel<Other>, l, kMapThreads, on);
         case Shape::kNorm: return launch(norm_kernel, l, kMapThreads, on);

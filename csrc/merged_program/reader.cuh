@@ -63,7 +63,7 @@ struct Reader {
     Act first, second;
 
     __device__ Reader(const Operand& in, int group, std::int64_t group_pixels, int quad)
-        : x(in.x), cp(padded(in.channels)), affine(in.scale != nullptr), scale(), shift(), first(in.first), second(in.second) {
+        : x(in.x), cp(padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
         if (affine) {
             scale = load4(in.scale + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
             shift = load4(in.shift + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
@@ -85,28 +85,44 @@ struct Reader {
         v = normed(v);
         return first == Act::kNone && second == Act::kNone ? v : relu(v);
     }
+    // That without a branch: max(v * scale + shift, floor).
+    __device__ float floor() const { return first == Act::kNone && second == Act::kNone ? -__int_as_float(0x7f800000) : 0.f; }
     __device__ float4 operator()(int pixel) const { return made(raw(pixel)); }
 
-    // Averages of the window around each of kRun pixels below each other, from row y of an image that begins at `image`.
-    template <bool kSimple, int kRows>
-    __device__ void averages(int image, int y, int x0, int h, int w, int kernel, float4 (&out)[kRows]) const {
-        const int reach = kernel / 2, left = max(x0 - reach, 0), right = min(x0 + reach, w - 1);
+
+    // Averages of the windows around kRun pixels below each other, from row y of an image that begins at `image`.
+    __device__ void averages(int image, int y, int x, int h, int w, int kernel, float4 (&out)[kRun]) const {
+        const int reach = kernel / 2, left = max(x - reach, 0), right = min(x + reach, w - 1);
+        if (kernel == 3) {
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) out[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (int row = max(y - reach, 0); row <= min(y + kRows - 1 + reach, h - 1); ++row) {
-            float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-            for (int col = left; col <= right; ++col) {
-                const float4 v = raw(image + row * w + col);
-                sum = sum + (kSimple ? made_simply(v) : made(v));
+            for (int r = 0; r < kRun + 2; ++r) {
+                const int row = y - 1 + r;
+                float4 v[3] = {};
+#pragma unroll
+                for (int i = 0; i < 3; ++i)
+                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = raw(image + row * w + x - 1 + i);
+#pragma unroll
+                for (int i = 0; i < 3; ++i)
+                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = made_simply(v[i]);
+                const float4 sum = v[0] + v[1] + v[2];
+#pragma unroll
+                for (int i = max(0, r - 2); i <= min(r, kRun - 1); ++i) out[i] = i == r ? sum : out[i] + sum;
             }
+        } else {
 #pragma unroll
-            for (int i = 0; i < kRows; ++i)
-                if (abs(row - y - i) <= reach) out[i] = out[i] + sum;
+            for (int i = 0; i < kRun; ++i) out[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+            for (int row = max(y - reach, 0); row <= min(y + kRun - 1 + reach, h - 1); ++row)
+                for (int col = left; col <= right; ++col) {
+                    const float4 v = made_simply(raw(image + row * w + col));
+#pragma unroll
+                    for (int i = 0; i < kRun; ++i)
+                        if (abs(row - y - i) <= reach) out[i] = out[i] + v;
+                }
         }
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
+        for (int i = 0; i < kRun; ++i) {
             const int rows = min(y + i + reach, h - 1) - max(y + i - reach, 0) + 1;
-            if (y + i < h) out[i] = out[i] * inverse(rows * (right - left + 1));
+            out[i] = out[i] * inverse(max(rows, 1) * (right - left + 1));
         }
     }
 };

@@ -35,9 +35,9 @@ ACTIVATIONS = {
     )
 }
 POOLED_ACTIVATIONS = (None, "relu")  # what an operand that is pooled as it is read may have
-SHAPES = 11
-DENSE, ROWS, SUM, WINDOW, MAP, NORMS, PACKS = 0, 3, 6, 7, 8, 9, 10  # kernels; the first two for 16, 32, 64 channels each
-_LIKE_SUM = {"add": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
+SHAPES = 12
+DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = 0, 3, 6, 7, 8, 9, 10, 11  # kernels; the first two for 16, 32, 64 channels each
+_LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
 
 
 def _struct(*fields: tuple[Any, ...]) -> np.dtype[Any]:
@@ -52,8 +52,8 @@ OPERAND = _struct(*_fields("u8", "x scale shift"), *_fields("i4", "first second 
 PROBLEM = _struct(
     ("in", OPERAND, TERMS), *_fields("u8", "weight bias scale shift y mean m2 pixels"), ("weight_stride", "i8", 4),
     *_fields(
-        "i4", "kind terms images groups c h w o ho wo kernel_h kernel_w stride padding dilation after last term_h term_w tiles "
-        "columns tile_images tile_h tile_w tiles_y tiles_x pairs planes shared_bytes unused",
+        "i4", "kind terms images groups c h w o ho wo kernel_h kernel_w stride padding dilation after last tiles "
+        "columns tile_images tile_h tile_w tiles_y tiles_x pairs planes shared_bytes flat",
     ),
 )  # fmt: skip
 NORM = _struct(

@@ -213,7 +213,7 @@ class _Phase:
                 gamma, beta = views(task.norm.scale)[0], views(task.norm.shift)[0]
             after = ACTIVATIONS[task.after]
             own.append((
-                number, len(task.inputs), 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
+                number, 0 if type(task.prim) is prims.Zero else len(task.inputs), 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
                 views(task.bias)[0] if task.bias else 0, gamma, beta, *weight,
             ))  # fmt: skip
             eps.append(task.norm.eps if task.norm else 0.0)
@@ -230,12 +230,13 @@ class _Phase:
         for name in _IN_ROWS:
             self.rows[name] = columns[name]
         self.rows["weight_stride"] = np.stack([columns[f"s{i}"] for i in range(4)], 1)
-        self.rows["term_h"], self.rows["term_w"] = columns["ho"], columns["wo"]
         for name, values in zip(_OPERAND, np.moveaxis(np.array(operands, np.int64), 2, 0), strict=True):
             if name == "value":
                 self.inputs = values
             else:
                 self.rows["in"][name] = values
+        pooled = self.rows["in"]["pool"].any(1) & (columns["shape"] == kernel.SUM)
+        columns["shape"] = np.where(pooled, kernel.POOLED_SUM, columns["shape"])
         self.norms["gamma"], self.norms["beta"], self.norms["eps"] = columns["gamma"], columns["beta"], eps
         self.norms["c"] = columns["o"] * columns["normed"]
 

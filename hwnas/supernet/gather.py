@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hwnas.ir.prims import ActivationKind, Add, Conv, Pool, Prim, Zero
+from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.fuse import Fused, Step
 
 
@@ -46,13 +47,17 @@ def gather(
     waiting: dict[int, Step] = {}  # values that the sum that reads them makes itself
     sums = {value: step for step in steps if type(step.prim) is Add for value in step.inputs}
 
+    def simple(pool: Step) -> bool:
+        """Whether what it reads can be pooled as it is read."""
+        source = tasks[place[pool.inputs[0]] - 1] if pool.inputs[0] else None
+        return known or source is None or source.norm is None or source.after in pooled
+
     def joins(value: int, step: Step) -> bool:
         reader = sums.get(value)
         if reader is None or readers[value] > 1:
             return False
         if _keeps_size(step, fused):
-            source = tasks[place[step.inputs[0]] - 1] if step.inputs[0] else None
-            return known or source is None or source.norm is None or source.after in pooled
+            return step.norm is None and step.after is None and simple(step)
         return known and reader.norm is None and len(reader.inputs) <= terms and type(step.prim) is Conv and dense(step.prim)
 
     for number, step in enumerate(steps):
@@ -74,9 +79,14 @@ def gather(
         others = [_read(i, waiting, place) for i in inputs if i != own]
         if own is None:
             task = _task(step, number, place)
+            if _keeps_size(step, fused) and simple(step):
+                task.prim, others = _SUM, [(task.inputs[0], _kernel(step.prim))]  # a sum of one term does that faster
         else:
             task = _task(waiting[own], own - 1, place)
             task.last = step.after
+            if any(pool for _, pool in others):  # they are a sum of their own, which a convolution would take longer to read
+                tasks.append(_sum(step.spec, number, others))
+                others = [(len(tasks), 0)]
             others = [(task.inputs[0], 0), *others]
         task.inputs, task.pools = tuple(i for i, _ in others), tuple(pool for _, pool in others)
         tasks.append(task)
@@ -84,13 +94,24 @@ def gather(
     return Fused(fused.input, tuple(tasks), tuple(place[o] for o in fused.outputs)), tuple(tasks)
 
 
+_SUM = Add()
+
+
+def _sum(spec: TensorSpec, number: int, terms: list[tuple[int, int]]) -> Task:
+    """Of tasks' values, each read through an average pooling if its kernel is not 0."""
+    values, pools = zip(*terms, strict=True)
+    return Task(_SUM, values, spec, number=number, pools=pools)
+
+
 def _read(value: int, waiting: dict[int, Step], place: list[int]) -> tuple[int, int]:
     """Which task's value a sum reads, and the kernel of the pooling that it reads it through, or 0."""
     pool = waiting.get(value)
-    if pool is None:
-        return place[value], 0
-    assert isinstance(pool.prim, Pool)
-    return place[pool.inputs[0]], pool.prim.kernel
+    return (place[value], 0) if pool is None else (place[pool.inputs[0]], _kernel(pool.prim))
+
+
+def _kernel(pool: Prim) -> int:
+    assert isinstance(pool, Pool)
+    return pool.kernel
 
 
 def _task(step: Step, number: int, place: list[int]) -> Task:
@@ -105,8 +126,8 @@ def _nothing(step: Step) -> bool:
 
 
 def _keeps_size(step: Step, fused: Fused) -> bool:
-    """Whether it is an average pooling of stride 1 that a reader can do, and nothing else."""
+    """Whether it is an average pooling whose output has the size of its input."""
     prim = step.prim
     if not (isinstance(prim, Pool) and prim.kind == "avg" and prim.stride == 1 and prim.kernel == 2 * prim.padding + 1):
         return False
-    return step.norm is None and step.after is None and fused.spec(step.inputs[0]).dims == step.spec.dims
+    return fused.spec(step.inputs[0]).dims == step.spec.dims
