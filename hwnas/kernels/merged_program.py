@@ -36,7 +36,16 @@ ACTIVATIONS = {
 }
 POOLED_ACTIVATIONS = (None, "relu")  # what an operand that is pooled as it is read may have
 SHAPES = 12
-DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = 0, 3, 6, 7, 8, 9, 10, 11  # kernels; the first two for 16, 32, 64 channels each
+DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = (
+    0,
+    3,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+)  # kernels; the first two for 16, 32, 64 channels each
 _LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
 
 
