@@ -75,8 +75,8 @@ struct Source {
                 const int row = first + i * stride;
                 if (kPlain) {
                     const float4 m = multiply_add(v[i], in.scale, in.shift);
-                    const bool there = pixel[i] >= 0;
-                    v[i] = make_float4(there ? fmaxf(m.x, floor) : 0.f, there ? fmaxf(m.y, floor) : 0.f, there ? fmaxf(m.z, floor) : 0.f, there ? fmaxf(m.w, floor) : 0.f);
+                    v[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+                    if (pixel[i] >= 0) v[i] = make_float4(fmaxf(m.x, floor), fmaxf(m.y, floor), fmaxf(m.z, floor), fmaxf(m.w, floor));
                 } else if (pixel[i] >= 0) {
                     v[i] = in.made(v[i]) * unit;
                 }
@@ -119,7 +119,7 @@ struct Source {
 };
 
 template <Shape kShape>
-__global__ void __launch_bounds__(kDenseThreads, HWNAS_DENSE_BLOCKS) dense_kernel(const Problem* problems, const std::int32_t* begin, int count) {
+__global__ void __launch_bounds__(kDenseThreads, 4) dense_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     constexpr bool kRows = kShape >= Shape::kRows16;
     constexpr int kN = tile_channels(kShape), kM = tile_pixels(kShape), kTilesM = warp_rows(kShape);
     constexpr int kTilesN = kN == 16 ? 1 : 2, kWarpsN = kN / 16 / kTilesN, kWarpsM = kDenseThreads / 32 / kWarpsN;

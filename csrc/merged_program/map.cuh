@@ -15,6 +15,7 @@ struct Place {  // of a thread's pixels
 // Terms, each perhaps averaged over windows.
 template <bool kPooled>
 struct Sum {
+    static constexpr int kBlocks = kPooled ? 2 : 3;  // on a multiprocessor: as many as spill nothing that matters
     static __device__ void prepare(const Problem&, int, int, float4*) {}
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
         const int h = p.h, w = p.w, pixel = (at.image * h + at.y) * w + at.x;
@@ -38,6 +39,7 @@ struct Sum {
 
 // Depthwise convolutions and poolings. Rows of the input that windows share are loaded once.
 struct Window {
+    static constexpr int kBlocks = 3;
     static __device__ void prepare(const Problem& p, int first, int wide, float4* memory) {
         if (p.kind != Kind::kDepthwise) return;
         float* taps = reinterpret_cast<float*>(memory);
@@ -79,6 +81,7 @@ struct Window {
 
 // The rest: hardly any time goes there.
 struct Other {
+    static constexpr int kBlocks = 2;
     static __device__ void prepare(const Problem&, int, int, float4*) {}
 
     static __device__ float channel(const Problem& p, const Place& at, int pixel, int channel) {
@@ -117,7 +120,7 @@ struct Other {
 };
 
 template <typename Work>
-__global__ void __launch_bounds__(kMapThreads, HWNAS_MAP_BLOCKS) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
+__global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
     const int index = find_problem(begin, count, blockIdx.x);
     __shared__ Problem p;
@@ -130,7 +133,8 @@ __global__ void __launch_bounds__(kMapThreads, HWNAS_MAP_BLOCKS) map_kernel(cons
     Work::prepare(p, first * 4, wide, memory);
     const bool inside = t < items * wide;
     const int item = start + t / wide;
-    const Place at{item / p.wo / runs, item / p.wo % runs * kRun, item % p.wo, first + t % wide, group, static_cast<std::int64_t>(p.images) * p.h * p.w, memory + t % wide, wide};
+    const int row = item / p.wo, image = row / runs;
+    const Place at{image, (row - image * runs) * kRun, item - row * p.wo, first + t % wide, group, static_cast<std::int64_t>(p.images) * p.h * p.w, memory + t % wide, wide};
     float4 value[kRun] = {};
     int where[kRun];
 #pragma unroll

@@ -18,10 +18,12 @@ void bind(py::module_& module) {
     m.attr("run") = kRun;
     m.attr("quads") = kQuads;
     m.attr("map_threads") = kMapThreads;
+    py::list tiles;
     for (int i = 0; dense(static_cast<Shape>(i)); ++i) {
         const auto shape = static_cast<Shape>(i);
-        m.attr("dense_tiles") = (i ? py::tuple(m.attr("dense_tiles")) : py::tuple()) + py::make_tuple(py::make_tuple(tile_pixels(shape), tile_channels(shape), warp_rows(shape)));
+        tiles.append(py::make_tuple(tile_pixels(shape), tile_channels(shape), warp_rows(shape)));
     }
+    m.attr("dense_tiles") = tiles;
 #ifdef HWNAS_WITH_CUDA
     m.def("run_cuda", [](const py::bytes& launches, std::uintptr_t stream) {
         const std::string_view view = launches;

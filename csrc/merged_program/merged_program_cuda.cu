@@ -1,10 +1,4 @@
 #include <cuda_runtime.h>
-#ifndef HWNAS_DENSE_BLOCKS
-#define HWNAS_DENSE_BLOCKS 4
-#endif
-#ifndef HWNAS_MAP_BLOCKS
-#define HWNAS_MAP_BLOCKS 2
-#endif
 
 #include "common/cuda_check.h"
 #include "merged_program/dense.cuh"

@@ -212,8 +212,9 @@ class _Phase:
             if task.norm:
                 gamma, beta = views(task.norm.scale)[0], views(task.norm.shift)[0]
             after = ACTIVATIONS[task.after]
+            terms = 0 if type(task.prim) is prims.Zero else len(task.inputs)
             own.append((
-                number, 0 if type(task.prim) is prims.Zero else len(task.inputs), 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
+                number, terms, 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
                 views(task.bias)[0] if task.bias else 0, gamma, beta, *weight,
             ))  # fmt: skip
             eps.append(task.norm.eps if task.norm else 0.0)
@@ -277,20 +278,23 @@ class CudaExecution(Execution):
         self._ready: dict[tuple[int, tuple[int, ...]], tuple[Launches, Tensor, list[Tensor], Tensor]] = {}
 
     @property
-    def _coefficient_bytes(self) -> int:
-        return 16 * self.channels
+    def _norm_bytes(self) -> int:
+        """Of a group's coefficients, and of the statistics."""
+        return (16 + 8) * self.channels
 
     def memory(self, images: int) -> int:
-        return images * self.calibrating.image_bytes + self._coefficient_bytes
+        return images * self.calibrating.image_bytes + self._norm_bytes
 
     def recalibrate(self, batches: Sequence[Tensor], limit: int) -> None:
         at_once = max(1, min(len(batches), limit // self.memory(len(batches[0]))))
         self._ready = {}
-        found = [self._calibrate(batches[start : start + at_once]) for start in range(0, len(batches), at_once)]
-        self.statistics = torch.cat(found, 1).mean(1)
+        self.statistics = torch.zeros(2, self.channels, device=self.device)
+        for start in range(0, len(batches), at_once):
+            self._calibrate(batches[start : start + at_once])
+        self.statistics /= len(batches)
 
-    def _calibrate(self, batches: Sequence[Tensor]) -> Tensor:
-        """Mean and variance of each batch [2, batches, channels]."""
+    def _calibrate(self, batches: Sequence[Tensor]) -> None:
+        """Adds each batch's means and variances to the statistics."""
         phase, size = self.calibrating, len(batches[0])
         images, coefficients = size * len(batches), self._coefficients(len(batches))
         arena = self._memory(phase, images)
@@ -298,11 +302,11 @@ class CudaExecution(Execution):
         launches, scratch = self._launches(phase, phase.plan.stages, arena, coefficients, size, len(batches))
         kernel.run(launches)
         del scratch  # whoever gets this memory next uses it later on the same stream
-        return coefficients[2:]
+        self.statistics += coefficients[2:].sum(1)
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
         which = tuple(range(self.outputs) if wanted is None else wanted)
-        parts = -(-len(images) // max(1, (limit - self._coefficient_bytes) // self.scoring.image_bytes))
+        parts = -(-len(images) // max(1, (limit - self._norm_bytes) // self.scoring.image_bytes))
         tile = -(-len(images) // parts)
         if (tile, which) not in self._ready:
             self._ready = {}

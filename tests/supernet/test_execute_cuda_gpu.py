@@ -74,7 +74,7 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
     assert error(native.logits(images, PLENTY), expected) < 1e-5
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e18])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize(
     "text", ["mobilenet(input=(3,9,8),classes=5,stages=((24,2,1),),head=24)", "chain(input=(3,8,8),classes=5)"]
 )
