@@ -4,7 +4,8 @@
 //
 // Activations are [images, height, width, channels], float32, channels padded to a multiple of 4 with finite values. A value
 // whose batch norm is still to be applied lies raw; whoever reads it applies scale and shift of its group of images, which
-// are known once the group's statistics are, then up to two activations.
+// are known once the group's statistics are, then up to two activations. Where the statistics are known beforehand, whoever
+// writes a value applies its norm, and a convolution adds the other terms of the sum that it belongs to.
 #pragma once
 
 #include <cstdint>
@@ -24,48 +25,74 @@ struct Operand {
     const float *scale, *shift;  // of [groups, norm_stride]; null: none
     Act first, second;
     std::int32_t channels, norm_stride;
+    std::int32_t pool;  // of a pooled sum's: 0, or the (odd) kernel of an average pooling that keeps the size and counts no padding
+    std::int32_t unused;
 };
 
+// What a block of a convolution computes: tile_images images by tile_h rows by tile_w columns of its output.
 struct Problem {
-    Operand in[kTerms];
-    const float *weight, *bias;  // in the supernet, by strides (out, in, row, column)
+    Operand in[kTerms];               // of a convolution the first is its input, the others are terms to add
+    const float *weight, *bias;       // packed if dense, else in the supernet, by strides (out, in, row, column)
+    const float *scale, *shift;       // of the norm after it; null: none, or left to readers
     float* y;
-    float *mean, *m2;  // of each tile of pixels, [groups, tiles, out padded]: mean and sum of squared distances; null: not wanted
-    std::int64_t weight_stride[4];
+    float *mean, *m2, *pixels;        // of each tile, [groups, tiles, out padded] and [groups, tiles]: mean, sum of squared
+    std::int64_t weight_stride[4];    // distances, how many pixels; null: not wanted
     Kind kind;
     std::int32_t terms;
-    std::int32_t images, groups;  // images of each group
+    std::int32_t images, groups;      // images of each group
     std::int32_t c, h, w, o, ho, wo;
     std::int32_t kernel_h, kernel_w, stride, padding, dilation;
-    Act after;             // before it is stored
-    std::int32_t tiles;    // of pixels, in each group
-    std::int32_t columns;  // of output channels
+    Act after, last;                  // after the norm; after the sum
+    std::int32_t tiles;               // of pixels, in each group
+    std::int32_t columns;             // of output channels
+    std::int32_t tile_images, tile_h, tile_w, tiles_y, tiles_x;
+    std::int32_t pairs;               // see dense.cuh
+    std::int32_t planes;              // 16 input channels each: 1, 2 or 4 of them at a time
+    std::int32_t shared_bytes;        // of shared memory that a block needs
+    std::int32_t flat;                // whether all pixels are one row, since none has to do with another
 };
 
 // A batch norm's coefficients from the tiles' moments. scale, shift, batch_mean, batch_var are [groups, norm_stride].
 struct Norm {
-    const float *mean, *m2;
-    const float *gamma, *beta;  // null: 1 and 0
+    const float *mean, *m2, *pixels;
+    const float *gamma, *beta;      // null: 1 and 0
     float *scale, *shift;
     float *batch_mean, *batch_var;  // var: unbiased, what running statistics are made of
-    std::int64_t pixels;            // of a group
-    std::int32_t c, groups, tiles, tile_pixels, norm_stride;
+    std::int32_t c, groups, tiles, norm_stride;
     float eps;
+    std::int32_t unused;
 };
 
-enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kMap, kNorm, kShapes };
+// A convolution's weights made ready for tensor cores; see pack.cuh.
+struct Pack {
+    const float* weight;
+    float* packed;
+    std::int64_t weight_stride[4];
+    std::int32_t o, c, kernel_h, kernel_w;
+};
 
-// Pixels and channels of a block's tile.
-constexpr int tile_pixels(Shape shape) { return shape == Shape::kDense16 ? 512 : shape == Shape::kDense64 ? 128 : 256; }
-constexpr int tile_channels(Shape shape) { return shape == Shape::kDense32 ? 32 : shape == Shape::kDense64 ? 64 : 16; }
+// Kernels. Dense: by the channels of a block; "Rows" if the rows of a 3 x 3 window share what they load.
+enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kRows16, kRows32, kRows64, kSum, kPooledSum, kWindow, kMap, kNorm, kPack, kShapes };
 
-// One launch: `count` problems (or norms) at `problems`, of which problem i begins at block `begin[i]`; all on the device.
+constexpr int kDenseThreads = 128, kMapThreads = 256;
+constexpr int kRun = 4;    // rows that a thread of the other kernels computes
+constexpr int kQuads = 16; // times four channels: what a block of theirs has at most
+constexpr int kMaxTaps = 121;  // of a depthwise kernel
+
+constexpr bool dense(Shape shape) { return shape <= Shape::kRows64; }
+// Pixels and channels of a dense kernel's block, rows of pixels of one of its warps.
+constexpr int tile_channels(Shape shape) { return 16 << static_cast<int>(shape) % 3; }
+constexpr int tile_pixels(Shape shape) { return 8192 / tile_channels(shape); }
+constexpr int warp_rows(Shape shape) { return tile_channels(shape) == 16 ? 8 : 4; }
+
+// One launch: `count` problems (or norms, packs) at `problems`, of which problem i begins at block `begin[i]`; all on the device.
 struct Launch {
     Shape shape;
     std::int32_t count;
     const void* problems;
     const std::int32_t* begin;
     std::int64_t blocks;
+    std::int64_t shared_bytes;
 };
 
 Status run_cuda(const Launch* launches, std::int64_t count, void* stream);

@@ -11,10 +11,19 @@ void bind(py::module_& module) {
     auto m = module.def_submodule("merged_program");
     m.attr("problem_bytes") = sizeof(Problem);
     m.attr("norm_bytes") = sizeof(Norm);
+    m.attr("pack_bytes") = sizeof(Pack);
     m.attr("launch_bytes") = sizeof(Launch);
     m.attr("max_terms") = kTerms;
-    m.def("tile_pixels", [](int shape) { return tile_pixels(static_cast<Shape>(shape)); });
-    m.def("tile_channels", [](int shape) { return tile_channels(static_cast<Shape>(shape)); });
+    m.attr("max_taps") = kMaxTaps;
+    m.attr("run") = kRun;
+    m.attr("quads") = kQuads;
+    m.attr("map_threads") = kMapThreads;
+    py::list tiles;
+    for (int i = 0; dense(static_cast<Shape>(i)); ++i) {
+        const auto shape = static_cast<Shape>(i);
+        tiles.append(py::make_tuple(tile_pixels(shape), tile_channels(shape), warp_rows(shape)));
+    }
+    m.attr("dense_tiles") = tiles;
 #ifdef HWNAS_WITH_CUDA
     m.def("run_cuda", [](const py::bytes& launches, std::uintptr_t stream) {
         const std::string_view view = launches;

@@ -1,26 +1,44 @@
 #include <cuda_runtime.h>
 
 #include "common/cuda_check.h"
-#include "merged_program/kernels_cuda.h"
+#include "merged_program/dense.cuh"
+#include "merged_program/map.cuh"
 
 namespace hwnas::merged_program {
+namespace {
+
+template <typename Row>
+cudaError_t launch(void (*kernel)(const Row*, const std::int32_t*, int), const Launch& l, int threads, cudaStream_t on) {
+    if (l.shared_bytes > 32 << 10) {  // with what kernels have beside, it may be more than they are given unasked
+        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared_bytes));
+        if (error != cudaSuccess) return error;
+    }
+    kernel<<<static_cast<unsigned>(l.blocks), threads, static_cast<std::size_t>(l.shared_bytes), on>>>(static_cast<const Row*>(l.problems), l.begin, l.count);
+    return cudaGetLastError();
+}
+
+cudaError_t launch(const Launch& l, cudaStream_t on) {
+    switch (l.shape) {
+        case Shape::kDense16: return launch(dense_kernel<Shape::kDense16>, l, kDenseThreads, on);
+        case Shape::kDense32: return launch(dense_kernel<Shape::kDense32>, l, kDenseThreads, on);
+        case Shape::kDense64: return launch(dense_kernel<Shape::kDense64>, l, kDenseThreads, on);
+        case Shape::kRows16: return launch(dense_kernel<Shape::kRows16>, l, kDenseThreads, on);
+        case Shape::kRows32: return launch(dense_kernel<Shape::kRows32>, l, kDenseThreads, on);
+        case Shape::kRows64: return launch(dense_kernel<Shape::kRows64>, l, kDenseThreads, on);
+        case Shape::kSum: return launch(map_kernel<Sum<false>>, l, kMapThreads, on);
+        case Shape::kPooledSum: return launch(map_kernel<Sum<true>>, l, kMapThreads, on);
+        case Shape::kWindow: return launch(map_kernel<Window>, l, kMapThreads, on);
+        case Shape::kMap: return launch(map_kernel<Other>, l, kMapThreads, on);
+        case Shape::kNorm: return launch(norm_kernel, l, kMapThreads, on);
+        case Shape::kPack: return launch(pack_kernel, l, kMapThreads, on);
+        default: return cudaErrorInvalidValue;
+    }
+}
+
+}  // namespace
 
 Status run_cuda(const Launch* launches, std::int64_t count, void* stream) {
-    const auto on = static_cast<cudaStream_t>(stream);
-    for (std::int64_t i = 0; i < count; ++i) {
-        const Launch& l = launches[i];
-        const auto* problems = static_cast<const Problem*>(l.problems);
-        const auto blocks = static_cast<unsigned>(l.blocks);
-        switch (l.shape) {
-            case Shape::kDense16: dense_kernel<Shape::kDense16><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
-            case Shape::kDense32: dense_kernel<Shape::kDense32><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
-            case Shape::kDense64: dense_kernel<Shape::kDense64><<<blocks, kDenseThreads, 0, on>>>(problems, l.begin, l.count); break;
-            case Shape::kMap: map_kernel<<<blocks, kMapThreads, 0, on>>>(problems, l.begin, l.count); break;
-            case Shape::kNorm: norm_kernel<<<blocks, kMapThreads, 0, on>>>(static_cast<const Norm*>(l.problems), l.begin, l.count); break;
-            default: return {"no such launch"};
-        }
-        HWNAS_CUDA_TRY(cudaGetLastError());
-    }
+    for (std::int64_t i = 0; i < count; ++i) HWNAS_CUDA_TRY(launch(launches[i], static_cast<cudaStream_t>(stream)));
     return {};
 }
 

@@ -48,7 +48,14 @@ class PlacedOp:
 
     @property
     def graph(self) -> Graph:
-        return _graph(self)
+        # By place in memory first: a search asks for few graphs again and again, and ops and specs are slow to compare.
+        key = id(self.op), *map(id, self.inputs)
+        found = _seen.get(key)
+        if found is None:
+            if len(_seen) >= _MOST_SEEN:
+                _seen.clear()
+            found = _seen[key] = self, _graph(self)  # itself, so that the places stay taken
+        return found[1]
 
     @property
     def output(self) -> TensorSpec:
@@ -56,6 +63,10 @@ class PlacedOp:
 
     def __str__(self) -> str:
         return f"{self.op} @ {' '.join(map(str, self.inputs))}"
+
+
+_MOST_SEEN = 1 << 16
+_seen: dict[tuple[int, ...], tuple[PlacedOp, Graph]] = {}
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,15 +1,15 @@
 """Tables of small convolutions, poolings and sums for the GPU: one launch computes many of them, whatever their shapes.
 
-A problem is one output over inputs that lie in the same memory; it knows nothing of who else is in its launch. `PROBLEM` and
-`NORM` are the rows of csrc/merged_program/merged_program.h, addresses as integers. There is no reference of the same form:
-tests compare whole programs with PyTorch's operators.
+A problem is one output over inputs that lie in the same memory; it knows nothing of who else is in its launch. `PROBLEM`,
+`NORM` and `PACK` are the rows of csrc/merged_program/merged_program.h, addresses as integers. There is no reference of the same
+form: tests compare whole programs with PyTorch's operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ from hwnas import _native
 
 Table = NDArray[Any]
 
-TERMS = 4  # inputs of a problem at most
-MAX_TAPS = 121  # of a depthwise kernel
+_KERNELS = _native.merged_program
+TERMS: int = _KERNELS.max_terms  # inputs of a problem at most
+MAX_TAPS: int = _KERNELS.max_taps  # of a depthwise kernel
+MAX_SHARED = 96 << 10  # bytes of shared memory that a block may need: what GPUs since 8.6 have
+_SHARED = 72 << 10, 78 << 10  # bytes that several planes, and one, should not exceed: several blocks share a multiprocessor
 KINDS = {
     name: i for i, name in enumerate(("dense", "depthwise", "add", "scale", "max", "avg", "concat", "shift", "zero", "flatten"))
 }
@@ -31,27 +34,45 @@ ACTIVATIONS = {
         (None, "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "tanh", "silu", "gelu", "elu", "leaky_relu")
     )
 }
-DENSE_16, DENSE_32, DENSE_64, MAP, NORMS = range(5)  # kernels
-TILE_PIXELS = np.array([_native.merged_program.tile_pixels(shape) for shape in range(5)])
-TILE_CHANNELS = np.array([_native.merged_program.tile_channels(shape) for shape in range(5)])
+POOLED_ACTIVATIONS = (None, "relu")  # what an operand that is pooled as it is read may have
+SHAPES = 12
+DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = (
+    0,
+    3,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+)  # kernels; the first two for 16, 32, 64 channels each
+_LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
 
-OPERAND = np.dtype([
-    ("x", "u8"), ("scale", "u8"), ("shift", "u8"), ("first", "i4"), ("second", "i4"), ("channels", "i4"), ("norm_stride", "i4"),
-])  # fmt: skip
-PROBLEM = np.dtype([
-    ("in", OPERAND, TERMS), ("weight", "u8"), ("bias", "u8"), ("y", "u8"), ("mean", "u8"), ("m2", "u8"),
-    ("weight_stride", "i8", 4), ("kind", "i4"), ("terms", "i4"), ("images", "i4"), ("groups", "i4"),
-    ("c", "i4"), ("h", "i4"), ("w", "i4"), ("o", "i4"), ("ho", "i4"), ("wo", "i4"), ("kernel_h", "i4"), ("kernel_w", "i4"),
-    ("stride", "i4"), ("padding", "i4"), ("dilation", "i4"), ("after", "i4"), ("tiles", "i4"), ("columns", "i4"),
-])  # fmt: skip
-NORM = np.dtype([
-    ("mean", "u8"), ("m2", "u8"), ("gamma", "u8"), ("beta", "u8"), ("scale", "u8"), ("shift", "u8"), ("batch_mean", "u8"),
-    ("batch_var", "u8"), ("pixels", "i8"), ("c", "i4"), ("groups", "i4"), ("tiles", "i4"), ("tile_pixels", "i4"),
-    ("norm_stride", "i4"), ("eps", "f4"),
-])  # fmt: skip
-_LAUNCH = np.dtype([("shape", "i4"), ("count", "i4"), ("problems", "u8"), ("begin", "u8"), ("blocks", "i8")])
-assert (PROBLEM.itemsize, NORM.itemsize, _LAUNCH.itemsize) == (
-    _native.merged_program.problem_bytes, _native.merged_program.norm_bytes, _native.merged_program.launch_bytes
+
+def _struct(*fields: tuple[Any, ...]) -> np.dtype[Any]:
+    return np.dtype(list(fields), align=True)
+
+
+def _fields(kind: str, names: str) -> list[tuple[str, str]]:
+    return [(name, kind) for name in names.split()]
+
+
+OPERAND = _struct(*_fields("u8", "x scale shift"), *_fields("i4", "first second channels norm_stride pool unused"))
+PROBLEM = _struct(
+    ("in", OPERAND, TERMS), *_fields("u8", "weight bias scale shift y mean m2 pixels"), ("weight_stride", "i8", 4),
+    *_fields(
+        "i4", "kind terms images groups c h w o ho wo kernel_h kernel_w stride padding dilation after last tiles "
+        "columns tile_images tile_h tile_w tiles_y tiles_x pairs planes shared_bytes flat",
+    ),
+)  # fmt: skip
+NORM = _struct(
+    *_fields("u8", "mean m2 pixels gamma beta scale shift batch_mean batch_var"), *_fields("i4", "c groups tiles norm_stride"),
+    ("eps", "f4"), ("unused", "i4"),
+)  # fmt: skip
+PACK = _struct(*_fields("u8", "weight packed"), ("weight_stride", "i8", 4), *_fields("i4", "o c kernel_h kernel_w"))
+_LAUNCH = _struct(*_fields("i4", "shape count"), *_fields("u8", "problems begin"), *_fields("i8", "blocks shared_bytes"))
+assert (PROBLEM.itemsize, NORM.itemsize, PACK.itemsize, _LAUNCH.itemsize) == (
+    _KERNELS.problem_bytes, _KERNELS.norm_bytes, _KERNELS.pack_bytes, _KERNELS.launch_bytes
 )  # fmt: skip
 
 
@@ -60,9 +81,118 @@ def padded(channels: Table) -> Table:
     return (channels + 3) // 4 * 4
 
 
-def dense_shape(channels: int) -> int:
-    """Which dense kernel suits so many output channels."""
-    return DENSE_16 if channels <= 16 else DENSE_32 if channels <= 32 or 64 < channels <= 96 else DENSE_64
+class Window(NamedTuple):
+    """A step's input and output, [channels, height, width] each, and the window that it moves over the input."""
+
+    c: int
+    h: int
+    w: int
+    o: int
+    ho: int
+    wo: int
+    kernel_h: int
+    kernel_w: int
+    stride: int
+    padding: int
+    dilation: int
+
+
+class Tiling(NamedTuple):
+    """Which kernel computes a problem and what a block of it does.
+
+    A group of n images has ceil(n * places / at_once) * parts tiles of pixels. flat: the pixels of all images are one row,
+    since none has to do with another.
+    """
+
+    shape: int
+    places: int
+    at_once: int
+    parts: int
+    columns: int
+    shared_bytes: int
+    flat: bool = False
+    tile_images: int = 1
+    tile_h: int = 1
+    tile_w: int = 1
+    tiles_y: int = 1
+    tiles_x: int = 1
+    pairs: int = 1
+    planes: int = 1
+
+
+def tiling(kind: str, window: Window) -> Tiling:
+    return _dense(window) if kind == "dense" else _map(kind, window)
+
+
+def _map(kind: str, at: Window) -> Tiling:
+    quads, threads = -(-at.o // 4), _KERNELS.map_threads
+    columns = -(-quads // _KERNELS.quads)
+    taps = at.kernel_h * at.kernel_w * _KERNELS.quads if kind == "depthwise" else 0
+    shared = 16 * max(taps, threads + _KERNELS.quads)
+    return Tiling(
+        _LIKE_SUM.get(kind, MAP), -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns), 1, columns, shared
+    )
+
+
+def _dense(at: Window) -> Tiling:
+    """Blocks of 16 channels by 512 pixels, 32 by 256 or 64 by 128."""
+    size = 0 if at.o <= 16 else 1 if at.o <= 32 or 64 < at.o <= 96 else 2
+    flat = at.kernel_h == at.kernel_w == at.stride == 1 and not at.padding
+    rows = at[6:9] == (3, 3, 1) and at.dilation == 1 and at.wo % 8 == 0
+    shape = size + (ROWS if rows else DENSE)
+    pixels, channels, height = _KERNELS.dense_tiles[shape]
+    columns, blocks = -(-at.o // channels), -(-at.c // 16)
+
+    def shared(images: int, tile_h: int, tile_w: int, planes: int) -> int:
+        lines = images * _reach(tile_h, at.kernel_h, at) * _reach(tile_w, at.kernel_w, at)
+        tables = 4 * (2 * pixels + -(-lines // 4) * 4)
+        need = max(tables + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32), 4 * pixels * (2 + channels))
+        return int(need)
+
+    def at_once(images: int, tile_h: int, tile_w: int) -> int:
+        """How many 16 input channels a block reads at a time."""
+        fitting = (p for p in (4, 2) if p < 2 * blocks and shared(images, tile_h, tile_w, p) <= _SHARED[0])
+        return next(fitting, 1)
+
+    if flat:
+        planes = at_once(1, 1, pixels)
+        return Tiling(
+            shape, at.ho * at.wo, pixels, 1, columns, shared(1, 1, pixels, planes), True, tile_w=pixels, planes=planes
+        )
+    pairs = 1
+    if rows:
+        warps, runs = pixels // height // 16, at.wo // 8
+        below = min(warps, 1 << (-(-at.ho // height) - 1).bit_length())
+        pairs = warps // below
+        tile_w = min(at.wo, pairs * 16)
+        images, tile_h = max(1, pairs * 2 // runs), below * height
+        tile_w = at.wo if images > 1 else tile_w
+    else:
+        tile_w = min(at.wo, 32)
+        tile_h = min(at.ho, pixels // tile_w)
+        images = max(1, pixels // (tile_h * tile_w)) if tile_h == at.ho and tile_w == at.wo else 1
+        while shared(images, tile_h, tile_w, 1) > _SHARED[1] and images * tile_h * tile_w > 1:
+            images, tile_h, tile_w = (images - 1, tile_h, tile_w) if images > 1 else (
+                (1, tile_h - 1, tile_w) if tile_h > 1 else (1, 1, tile_w // 2)
+            )  # fmt: skip
+        tile_h = -(-at.ho // -(-at.ho // tile_h))
+    planes = at_once(images, tile_h, tile_w)
+    tiles_y, tiles_x = -(-at.ho // tile_h), -(-at.wo // tile_w)
+    need = shared(images, tile_h, tile_w, planes)
+    return Tiling(
+        shape, 1, images, tiles_y * tiles_x, columns, need, False, images, tile_h, tile_w, tiles_y, tiles_x, pairs, planes
+    )
+
+
+def _reach(outputs: int, kernel: int, at: Window) -> int:
+    """Rows or columns of the input that so many of the output are made of."""
+    return (outputs - 1) * at.stride + (kernel - 1) * at.dilation + 1
+
+
+def packed_floats(o: int, c: int, taps: int) -> int:
+    """What a convolution's packed weights take."""
+    columns, blocks = 1 if o <= 16 else -(-o // 32) * 2, -(-c // 16)
+    return 16 * columns + taps * blocks * columns * 256
 
 
 @dataclass(frozen=True)
@@ -74,15 +204,18 @@ class Launches:
 
 
 def prepare(stages: Sequence[tuple[int, Table]], device: torch.device) -> Launches:
-    """Stages in order, each a shape and the problems (norms for `NORMS`) that it computes in one launch."""
+    """Stages in order, each a shape and the problems (norms, packs) that it computes in one launch."""
     rows = np.zeros(len(stages), _LAUNCH)
     parts: list[bytes] = []
     offsets, length = [], 0
     for row, (shape, table) in zip(rows, stages, strict=True):
         if shape == NORMS:
-            blocks = table["groups"].astype(np.int64) * -(-table["c"] // TILE_CHANNELS[NORMS])
+            blocks = table["groups"].astype(np.int64) * -(-table["c"] // 16)
+        elif shape == PACKS:
+            blocks = np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
         else:
             blocks = table["groups"].astype(np.int64) * table["tiles"] * table["columns"]
+            row["shared_bytes"] = table["shared_bytes"].max()
         ends = np.cumsum(blocks)
         if ends[-1] >= 1 << 31:
             raise ValueError(f"{ends[-1]} blocks are more than one launch can have")
@@ -92,7 +225,10 @@ def prepare(stages: Sequence[tuple[int, Table]], device: torch.device) -> Launch
         offsets.append((length, length + len(data[0])))
         parts += [*data, bytes(-sum(map(len, data)) % 16)]
         length += sum(map(len, parts[-3:]))
-    memory = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8).to(device)
+    host = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
+    if device.type == "cuda":  # from pinned memory, so that nobody waits for what the GPU is working on
+        host = host.pin_memory()
+    memory = host.to(device, non_blocking=True)
     starts = np.array(offsets, np.int64).reshape(-1, 2) + memory.data_ptr()
     rows["problems"], rows["begin"] = starts[:, 0], starts[:, 1]
     return Launches(rows.tobytes(), memory)

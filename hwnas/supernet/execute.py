@@ -51,11 +51,13 @@ def in_parts(
 ) -> Iterator[tuple[list[int], Execution]]:
     """All candidates, as many side by side as `limit` bytes of activations allow for a batch of so many images.
 
-    Yields the candidates' numbers and how they run. Parts share nothing: what two have in common runs twice. UserError if one
-    candidate by itself needs more memory.
+    Yields the candidates' numbers and how they run. Parts share nothing: what two have in common runs twice. Where there are to
+    be `at_most` in a part, because others are prepared meanwhile, the first parts are smaller, since nobody works before the
+    first is ready. UserError if one candidate by itself needs more memory.
     """
     left = program.in_order(range(len(program.outputs)))
-    size = at_most or len(left)
+    most = at_most or len(left)
+    size = most if at_most is None else max(1, at_most // 8)
     while left:
         size = min(size, len(left))
         part = load(program.part(left[:size]))
@@ -63,8 +65,9 @@ def in_parts(
         if memory <= limit:
             yield left[:size], part
             left = left[size:]
+            size = min(most, 2 * size)
         elif size > 1:
-            size = max(1, min(size - 1, size * limit // memory))
+            most = size = max(1, min(size - 1, size * limit // memory))
         else:
             needed = max(load(program.part([c])).memory(images) for c in range(len(program.outputs)))
             raise UserError(

@@ -85,6 +85,7 @@ def fuse(program: Program) -> Fused:
                 last.norm = Norm(prim.eps, *(weights or (None, None)))
             continue
         elif kind is Flatten and program.spec(source).dims[1:] in ((), (1, 1)):
+            readers[index] += readers[source] - 1  # who reads its source reads what it leaves in place
             continue  # a linear layer takes [c, 1, 1] as it is
         else:
             steps.append(Step(prim, tuple(place[i] for i in inputs), spec))

@@ -6,7 +6,7 @@ candidate, where memory is short.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,13 +30,16 @@ class Footprint(Protocol):
 class Plan:
     """`stages` of steps, by number, in order; the steps of a stage may run side by side.
 
-    dead: the values that nobody reads after each stage. offset: where each value lies, and peak_bytes: how large the memory is
-    that holds them all and the scratch, both in bytes for one image. The images are at 0, until nobody reads them any more.
+    dead: the values that nobody reads after each stage. offset: where each value lies, value_bytes: how large the memory is
+    that holds them all, scratch_bytes: the most that a stage needs beside, and peak_bytes: the most that all need at once; all
+    in bytes for one image. The images are at 0, until nobody reads them any more.
     """
 
     stages: tuple[tuple[int, ...], ...]
     dead: tuple[tuple[int, ...], ...]
     offset: dict[int, int]
+    value_bytes: int
+    scratch_bytes: int
     peak_bytes: int
 
 
@@ -82,8 +85,7 @@ class Schedule:
         dead: list[list[int]] = [[] for _ in range(len(stages) + 1)]
         for value, number in last.items():
             dead[number].append(value)
-        offset, peak = self._place(stages, dead)
-        return Plan(tuple(map(tuple, stages)), tuple(map(tuple, dead[:-1])), offset, peak)
+        return Plan(tuple(map(tuple, stages)), tuple(map(tuple, dead[:-1])), *self._place(stages, dead))
 
     def _stages(self, candidates: Sequence[int], breadth: bool) -> list[list[int]]:
         if breadth:
@@ -96,18 +98,19 @@ class Schedule:
             steps.update(dict.fromkeys(self.needed(candidate)))
         return [[step] for step in steps]
 
-    def _place(self, stages: Sequence[Sequence[int]], dead: Sequence[Sequence[int]]) -> tuple[dict[int, int], int]:
-        """Values into the smallest gap that holds them, or at the end."""
-        top = peak = self.footprint.value_bytes(self.program.input)
+    def _place(self, stages: Sequence[Sequence[int]], dead: Sequence[Sequence[int]]) -> tuple[dict[int, int], int, int, int]:
+        """Values into the smallest gap that holds them, or at the end: where, and what is needed of each kind and at once."""
+        most = 0
+        top = highest = peak = self.footprint.value_bytes(self.program.input)
         offset, size = {0: 0}, {0: top}
-        gaps: list[tuple[int, int]] = []  # (bytes, offset), none beside another
+        gaps: list[tuple[int, ...]] = []  # (bytes, offset), none beside another
         for number, stage in enumerate(stages):
             scratch = 0
             for step in stage:
                 need, more = self._bytes[step]
                 scratch += more
-                fits = next((i for i, (room, _) in enumerate(gaps) if room >= need), None)
-                if fits is None:
+                fits = bisect_left(gaps, (need,))
+                if fits == len(gaps):
                     offset[step + 1], top = top, top + need
                 else:
                     room, start = gaps.pop(fits)
@@ -115,12 +118,12 @@ class Schedule:
                     if room > need:
                         insort(gaps, (room - need, start + need))
                 size[step + 1] = need
-            peak = max(peak, top + scratch)
+            highest, most, peak = max(highest, top), max(most, scratch), max(peak, top + scratch)
             top = _free(gaps, [(size[v], offset[v]) for v in dead[number]], top)
-        return offset, peak
+        return offset, highest, most, peak
 
 
-def _free(gaps: list[tuple[int, int]], freed: list[tuple[int, int]], top: int) -> int:
+def _free(gaps: list[tuple[int, ...]], freed: list[tuple[int, int]], top: int) -> int:
     """Returns room, neighbours joined; what lies at the end lowers the end, which is returned."""
     if not freed:
         return top

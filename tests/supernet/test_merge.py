@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hwnas.ir.arch import Arch, Node
-from hwnas.ir.prims import BatchNorm, Conv
+from hwnas.ir.prims import Activation, BatchNorm, Conv, Flatten, GlobalPool
 from hwnas.ir.simplify import simplify
 from hwnas.ir.tensor import TensorSpec
 from hwnas.ops.classifier import Classifier
@@ -17,8 +17,9 @@ from hwnas.ops.conv_bn import ConvBn
 from hwnas.ops.mbconv import MbConv
 from hwnas.ops.sum import Sum
 from hwnas.spaces import make_space
+from hwnas.supernet.execute import TorchExecution
 from hwnas.supernet.fuse import fuse
-from hwnas.supernet.merge import merge
+from hwnas.supernet.merge import Program, Value, merge
 from hwnas.supernet.schedule import Schedule
 
 INPUT = TensorSpec((3, 8, 8))
@@ -141,3 +142,16 @@ def test_weights_name_their_place_in_the_bank():
     (value,) = [v for v in merge([chain(ConvBn(8))]).values if isinstance(v.prim, Conv)]
     assert [w.name for w in value.weights] == ["weight"]
     assert torch.Size(value.weights[0].shape) == (8, 3, 3, 3)
+
+
+def test_an_activation_after_a_flattening_leaves_what_others_read_alone():
+    pooled = Value(GlobalPool(), (0,), (), TensorSpec((4, 1, 1)))
+    flat = Value(Flatten(), (1,), (), TensorSpec((4,)))
+    active = Value(Activation("relu"), (2,), (), TensorSpec((4,)))
+    plain = Value(Flatten(), (1,), (), TensorSpec((4,)))
+    program = Program(TensorSpec((4, 3, 3)), (pooled, flat, active, plain), (3, 4), ((1, 2, 3), (1, 4)), 5)
+    images = torch.randn(5, 4, 3, 3)
+    logits = TorchExecution(program, lambda weight: torch.empty(0)).logits(images, 1 << 30)
+    mean = images.mean((2, 3))
+    torch.testing.assert_close(logits[0].flatten(1), mean.relu())
+    torch.testing.assert_close(logits[1].flatten(1), mean)

@@ -1,0 +1,152 @@
+// What all kernels of merged programs share: activations, how an operand is read, and which problem a block belongs to.
+#pragma once
+
+#include "merged_program/merged_program.h"
+
+namespace hwnas::merged_program {
+
+__device__ inline float activate(Act kind, float v) {
+    switch (kind) {
+        case Act::kRelu: return fmaxf(v, 0.f);
+        case Act::kRelu6: return fminf(fmaxf(v, 0.f), 6.f);
+        case Act::kHardswish: return v * fminf(fmaxf(v + 3.f, 0.f), 6.f) / 6.f;
+        case Act::kHardsigmoid: return fminf(fmaxf(v + 3.f, 0.f), 6.f) / 6.f;
+        case Act::kSigmoid: return 1.f / (1.f + expf(-v));
+        case Act::kTanh: return tanhf(v);
+        case Act::kSilu: return v / (1.f + expf(-v));
+        case Act::kGelu: return 0.5f * v * (1.f + erff(v * 0.70710678118654752f));
+        case Act::kElu: return v > 0.f ? v : expm1f(v);
+        case Act::kLeakyRelu: return v > 0.f ? v : 0.01f * v;
+        default: return v;
+    }
+}
+__device__ inline float4 activate(Act kind, float4 v) {
+    return make_float4(activate(kind, v.x), activate(kind, v.y), activate(kind, v.z), activate(kind, v.w));
+}
+__device__ inline float4 relu(float4 v) { return make_float4(fmaxf(v.x, 0.f), fmaxf(v.y, 0.f), fmaxf(v.z, 0.f), fmaxf(v.w, 0.f)); }
+__device__ inline bool simple(Act kind) { return kind <= Act::kRelu; }
+__device__ inline void activate_run(Act kind, float4 (&v)[kRun]) {
+    if (kind == Act::kNone) return;
+    if (simple(kind)) {
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) v[i] = relu(v[i]);
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < kRun; ++i) {  // in turns through one place: the code is there once, and registers need no index
+        const float4 made = activate(kind, v[0]);
+#pragma unroll
+        for (int j = 1; j < kRun; ++j) v[j - 1] = v[j];
+        v[kRun - 1] = made;
+    }
+}
+// Of memory that nobody writes during the launch.
+__device__ inline float4 load4(const float* p) { return __ldg(reinterpret_cast<const float4*>(p)); }
+__device__ inline void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+__device__ inline float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+__device__ inline float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
+__device__ inline float4 operator*(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
+__device__ inline float4 multiply_add(float4 a, float4 b, float4 c) {
+    return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z), fmaf(a.w, b.w, c.w));
+}
+__device__ inline float4 max4(float4 a, float4 b) { return make_float4(fmaxf(a.x, b.x), fmaxf(a.y, b.y), fmaxf(a.z, b.z), fmaxf(a.w, b.w)); }
+__device__ inline int padded(int channels) { return (channels + 3) & ~3; }
+
+__device__ inline float inverse(int count) { return __fdividef(1.f, static_cast<float>(count)); }
+
+// What a reader does to 4 channels of an operand. Pixels are counted from the group's first.
+struct Reader {
+    const float* x;
+    int cp;
+    bool affine;
+    float4 scale, shift;
+    Act first, second;
+
+    __device__ Reader(const Operand& in, int group, std::int64_t group_pixels, int quad)
+        : x(in.x), cp(padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
+        if (affine) {
+            scale = load4(in.scale + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
+            shift = load4(in.shift + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
+        }
+        x += group * group_pixels * cp + quad * 4;
+    }
+    __device__ float4 raw(int pixel) const { return load4(x + static_cast<std::int64_t>(pixel) * cp); }
+    __device__ float4 normed(float4 v) const { return affine ? multiply_add(v, scale, shift) : v; }
+    __device__ float4 made(float4 v) const { return activate(second, activate(first, normed(v))); }
+    __device__ void made(float4 (&v)[kRun]) const {
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) v[i] = normed(v[i]);
+        activate_run(first, v);
+        activate_run(second, v);
+    }
+    // The same where `simple` knows both activations: ReLU twice is ReLU.
+    __device__ bool is_simple() const { return simple(first) && simple(second); }
+    __device__ float4 made_simply(float4 v) const {
+        v = normed(v);
+        return first == Act::kNone && second == Act::kNone ? v : relu(v);
+    }
+    // That without a branch: max(v * scale + shift, floor).
+    __device__ float floor() const { return first == Act::kNone && second == Act::kNone ? -__int_as_float(0x7f800000) : 0.f; }
+    __device__ float4 operator()(int pixel) const { return made(raw(pixel)); }
+
+
+    // Averages of the windows around kRun pixels below each other, from row y of an image that begins at `image`.
+    __device__ void averages(int image, int y, int x, int h, int w, int kernel, float4 (&out)[kRun]) const {
+        const int reach = kernel / 2, left = max(x - reach, 0), right = min(x + reach, w - 1);
+        if (kernel == 3) {
+#pragma unroll
+            for (int r = 0; r < kRun + 2; ++r) {
+                const int row = y - 1 + r;
+                float4 v[3] = {};
+#pragma unroll
+                for (int i = 0; i < 3; ++i)
+                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = raw(image + row * w + x - 1 + i);
+#pragma unroll
+                for (int i = 0; i < 3; ++i)
+                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = made_simply(v[i]);
+                const float4 sum = v[0] + v[1] + v[2];
+#pragma unroll
+                for (int i = max(0, r - 2); i <= min(r, kRun - 1); ++i) out[i] = i == r ? sum : out[i] + sum;
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < kRun; ++i) out[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+            for (int row = max(y - reach, 0); row <= min(y + kRun - 1 + reach, h - 1); ++row)
+                for (int col = left; col <= right; ++col) {
+                    const float4 v = made_simply(raw(image + row * w + col));
+#pragma unroll
+                    for (int i = 0; i < kRun; ++i)
+                        if (abs(row - y - i) <= reach) out[i] = out[i] + v;
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) {
+            const int rows = min(y + i + reach, h - 1) - max(y + i - reach, 0) + 1;
+            out[i] = out[i] * inverse(max(rows, 1) * (right - left + 1));
+        }
+    }
+};
+
+// Brings a launch's row into shared memory: a block reads its fields again and again.
+template <typename Row>
+__device__ inline void fetch(Row& to, const Row& from) {
+    static_assert(sizeof(Row) % 4 == 0, "rows are words");
+    for (unsigned i = threadIdx.x; i < sizeof(Row) / 4; i += blockDim.x) reinterpret_cast<int*>(&to)[i] = __ldg(reinterpret_cast<const int*>(&from) + i);
+    __syncthreads();
+}
+
+// The last problem that begins at this block or before; a warp looks at 32 places at once.
+__device__ inline int find_problem(const std::int32_t* begin, int count, int block) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int low = 0;
+    for (int span = count; span > 1;) {
+        const int step = (span + 31) / 32, at = lane * step;
+        const bool before = at < span && __ldg(begin + low + at) <= block;
+        const int moved = (__popc(__ballot_sync(0xffffffffu, before)) - 1) * step;
+        low += moved;
+        span = min(step, span - moved);
+    }
+    return low;
+}
+
+}  // namespace hwnas::merged_program
