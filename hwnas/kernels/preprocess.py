@@ -5,7 +5,7 @@ convolution.
 
 Shapes: `older` is [N, C0, H0, W0] and `newer` [N, C1, H, W], `w_older` [C, C0] and `w_newer` [C, C1] in float32; H0 and W0 are
 H and W, or with `reduced` twice as many: then rows [:C/2] of `w_older` see older[:, :, ::2, ::2] and rows [C/2:]
-older[:, :, 1::2, 1::2]. The results are two [N, C, H, W], contiguous. The CUDA kernels take what relu_pointwise, pixel_grids
+older[:, :, 1::2, 1::2]. The results are two [N, C, H, W]. The CUDA kernels take what relu_pointwise, pixel_grids
 and batch_norm cover; everything else takes the reference. Both inputs are one call because each is a chain of launches too
 small to fill a device: the two chains run beside each other.
 """
@@ -13,6 +13,8 @@ small to fill a device: the two chains run beside each other.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,9 +23,9 @@ from torch.nn import functional as F
 
 from hwnas import _native
 from hwnas.kernels.batch_norm import batch_norm_reference
-from hwnas.kernels.constant import constant
 from hwnas.kernels.memory import aligned
-from hwnas.kernels.relu_pointwise import relu_pointwise_reference
+from hwnas.kernels.pixel_grids import covers_shape
+from hwnas.kernels.relu_pointwise import covers_sizes, relu_pointwise_reference
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 2}
 _Sizes = tuple[int, int, int, int, int]
@@ -68,17 +70,9 @@ def _covers(older: Tensor, newer: Tensor, w_older: Tensor, w_newer: Tensor, redu
         return False
     if [size // times for size in older.shape[2:]] != list(newer.shape[2:]):
         return False
-    grids = (*older.shape, older.element_size()) if reduced else None
-    covered: bool = _native_covers(_older_sizes(older, w_older, reduced), _sizes(newer, w_newer), grids, older.device)
-    return covered
-
-
-@constant
-def _native_covers(older: _Sizes, newer: _Sizes, grids: _Sizes | None, device: torch.device) -> bool:
-    with torch.cuda.device(device):
-        products = all(_native.relu_pointwise.covers(sizes) for sizes in (older, newer))
-        covered: bool = products and (grids is None or _native.pixel_grids.covers(grids))
-    return covered
+    if reduced and not covers_shape(older):
+        return False
+    return all(covers_sizes(s, older.device) for s in (_older_sizes(older, w_older, reduced), _sizes(newer, w_newer)))
 
 
 def _sizes(x: Tensor, w: Tensor) -> _Sizes:
@@ -99,12 +93,18 @@ def _block_diagonal(w: Tensor) -> Tensor:
     return wide
 
 
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream of this thread, because its work may be part of a capture."""
+@contextmanager
+def _two_streams(device: torch.device) -> Iterator[tuple[int, int]]:
+    """The current stream, and one beside it that is joined in the end, also if a launch fails: memory is given back then."""
     held: dict[torch.device, torch.cuda.Stream] = _streams.__dict__.setdefault("held", {})
-    if device not in held:
+    if device not in held:  # one a thread, because its work may be part of a capture
         held[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return held[device]
+    here, side = torch.cuda.current_stream(device), held[device]
+    side.wait_stream(here)
+    try:
+        yield here.cuda_stream, side.cuda_stream
+    finally:
+        here.wait_stream(side)
 
 
 def _results(newer: Tensor, w_newer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,15 +150,12 @@ def _forward_op(
     first, second = _results(newer, w_newer), _results(newer, w_newer)
     scratch, grids = [_norm_scratch(z) for _, z, _ in (first, second)], _grids_of(older, reduced)
     x, w = (grids, _block_diagonal(w_older)) if reduced else (older, w_older)
-    with torch.cuda.device(newer.device):
-        here, side = torch.cuda.current_stream(), _side_stream(newer.device)
-        side.wait_stream(here)
+    with torch.cuda.device(newer.device), _two_streams(newer.device) as (here, side):
         if reduced:
             sizes = (*older.shape, older.element_size())
-            _native.pixel_grids.forward_cuda(sizes, older.data_ptr(), grids.data_ptr(), here.cuda_stream)
-        _forward(newer, w_newer, *second, scratch[1], side.cuda_stream)
-        _forward(x, w, *first, scratch[0], here.cuda_stream)
-        here.wait_stream(side)  # from here on memory may be used again in this stream
+            _native.pixel_grids.forward_cuda(sizes, older.data_ptr(), grids.data_ptr(), here)
+        _forward(newer, w_newer, *second, scratch[1], side)
+        _forward(x, w, *first, scratch[0], here)
     (y0, z0, stats0), (y1, z1, stats1) = first, second
     return y0, y1, z0, z1, stats0, stats1, grids
 
@@ -183,15 +180,12 @@ def _backward_op(
     dx0 = older.new_empty(older.shape) if reduced else dx
     pairs = [(t, _native.relu_pointwise.scratch_bytes(_sizes(*xw))) for t, xw in ((z0, (x, w)), (z1, (newer, w_newer)))]
     scratch = [(_norm_scratch(z), torch.empty(size, dtype=torch.uint8, device=z.device)) for z, size in pairs]
-    with torch.cuda.device(newer.device):
-        here, side = torch.cuda.current_stream(), _side_stream(newer.device)
-        side.wait_stream(here)
-        _backward(dy1, newer, w_newer, z1, stats1, dz1, dx1, dw1, scratch[1], side.cuda_stream)
-        _backward(dy0, x, w, z0, stats0, dz0, dx, dw, scratch[0], here.cuda_stream)
+    with torch.cuda.device(newer.device), _two_streams(newer.device) as (here, side):
+        _backward(dy1, newer, w_newer, z1, stats1, dz1, dx1, dw1, scratch[1], side)
+        _backward(dy0, x, w, z0, stats0, dz0, dx, dw, scratch[0], here)
         if reduced:
             sizes = (*older.shape, older.element_size())
-            _native.pixel_grids.backward_cuda(sizes, dx.data_ptr(), dx0.data_ptr(), here.cuda_stream)
-        here.wait_stream(side)
+            _native.pixel_grids.backward_cuda(sizes, dx.data_ptr(), dx0.data_ptr(), here)
     if reduced:
         rows, columns = w_older.shape[0] // 2, w_older.shape[1]
         dw = torch.cat([dw[:rows, :columns], dw[rows:, columns:]])

@@ -39,15 +39,22 @@ def _covers(x: Tensor, weight: Tensor) -> bool:
         return False
     if weight.dtype != torch.float32 or weight.device != x.device or weight.shape[1] != x.shape[1]:
         return False
-    covered: bool = _native_covers(_sizes(x, weight), x.device)
-    return covered
+    return covers_sizes(_sizes(x, weight), x.device)
+
+
+def covers_sizes(sizes: Sizes, device: torch.device) -> bool:
+    """Whether the native kernels take such operands on that device."""
+    n, channels, out, pixels, dtype = sizes
+    whole = n > 0 and pixels > 0 and pixels % (64 if out > 32 else 128) == 0 and n * pixels < 1 << 31
+    return whole and _fits(channels, out, dtype, device.index or 0)
 
 
 @constant
-def _native_covers(sizes: Sizes, device: torch.device) -> bool:
+def _fits(channels: int, out: int, dtype: int, device: int) -> bool:
+    """Of any whole number of tiles."""
     with torch.cuda.device(device):
-        covered: bool = _native.relu_pointwise.covers(sizes)
-    return covered
+        fits: bool = _native.relu_pointwise.covers((1, channels, out, 128, dtype))
+    return fits
 
 
 def _sizes(x: Tensor, weight: Tensor) -> Sizes:

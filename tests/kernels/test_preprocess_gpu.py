@@ -10,7 +10,7 @@ from hwnas.kernels.pixel_grids import _forward_op as pixel_grids_op
 from hwnas.kernels.pixel_grids import pixel_grids, pixel_grids_reference
 from hwnas.kernels.preprocess import _covers, _forward_op, preprocess, preprocess_reference
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_and_poisoned")]
 
 # (n, older channels, newer channels, h, w, channels out, reduced), h and w of the results: the search network's, and more batch
 COVERED = [
@@ -18,18 +18,6 @@ COVERED = [
     (3, 64, 128, 16, 16, 32, True), (2, 128, 256, 8, 8, 64, True), (70, 16, 16, 8, 16, 32, True),
 ]  # fmt: skip
 OTHER = [(2, 20, 12, 5, 7, 8, False), (2, 16, 16, 5, 7, 32, True), (2, 256, 64, 16, 16, 32, True)]
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Products in full float32, and every fresh tensor full of NaN, so that what is not written shows."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 def operands(shape, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -120,3 +108,13 @@ def test_pixel_grids(shape, dtype):
         found = pixel_grids(leaf)
         assert torch.equal(found, wanted)
         assert torch.equal(torch.autograd.grad(found, leaf, dy)[0], torch.autograd.grad(wanted, x, dy, retain_graph=True)[0])
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_compiles_as_one_graph_for_any_batch(reduced):
+    torch.compiler.reset()
+    traced = torch.compile(preprocess, backend="aot_eager", fullgraph=True)
+    for n in (2, 3, 5):
+        tensors = operands((n, 64, 128, 16, 16, 32, reduced), torch.float32)
+        for a, b in zip(outcome(traced, tensors, reduced), outcome(preprocess, tensors, reduced), strict=True):
+            assert torch.equal(a, b)
