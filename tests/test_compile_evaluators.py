@@ -16,7 +16,9 @@ from command_line import ENVIRONMENT, HERE
 from fake_device import at_moment, at_moments
 from runs import FILES, Boom, answer, boom, flags, run, small_space
 
+import hwnas.compile.finalists
 import hwnas.compile.winner
+from hwnas.compile.finalists import measure_finalists
 from hwnas.compile.phases import fully_scored
 from hwnas.compile.scoring import Scoring, score_of
 from hwnas.errors import UserError
@@ -277,6 +279,21 @@ def test_estimates_are_no_answers():
 
     whole, cheap = candidate(Score(0.5, 1.0)), candidate(Score(0.95, 0.0), 0.5)
     assert fully_scored([cheap, candidate(estimate), whole]) == [whole]
+
+
+def test_estimates_are_the_last_finalists(monkeypatch, tmp_path):
+    space = small_space()
+    genotypes = [space.sample(random.Random(seed)) for seed in range(4)]
+    scores = [Score(0.9, 0.1, complete=False), Score(0.4, 0.1), Score(0.6, 0.1), Score(0.95, 0.1, complete=False)]
+    candidates = [Candidate(Trial(g), f"k{i}", s, {}) for i, (g, s) in enumerate(zip(genotypes, scores, strict=True))]
+    monkeypatch.setattr(hwnas.compile.finalists, "exceeds", lambda run, arch, found: 0.1)
+    monkeypatch.setattr(hwnas.compile.finalists, "to_onnx", lambda arch, weights: SimpleNamespace(SerializeToString=bytes))
+    question = SimpleNamespace(arch=lambda g: None, weights=lambda g: None, judged_ms=lambda found: 1.0)
+    run = SimpleNamespace(
+        question=question, folder=SimpleNamespace(finalists=tmp_path / "finalists.jsonl"), measure=lambda models, what: models
+    )
+    found = measure_finalists(run, candidates)
+    assert [a.key for a in found] == ["k2", "k1", "k3", "k0"]
 
 
 def test_what_diverged_is_worse_than_anything():

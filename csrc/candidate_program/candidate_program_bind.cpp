@@ -33,6 +33,9 @@ void bind(py::module_& module) {
         (winograd ? pack_winograd : pack)({address<const float>(weight), shape[0], shape[1], shape[2], shape[3], groups, strides[0], strides[1],
                                            strides[2], strides[3]}, address<float>(to));
     });
+    m.attr("conv_scratch") = kConvScratch;
+    m.attr("winograd_channels") = kWinogradChannels;
+    m.def("winograd_scratch", &winograd_scratch);
     m.def("run", [](const Tables& tables, const Sizes& sizes, std::uintptr_t wanted, std::uintptr_t images, std::int64_t n, std::uintptr_t results,
                     const std::array<std::uintptr_t, 3>& memory, int threads) {
         const py::gil_scoped_release release;

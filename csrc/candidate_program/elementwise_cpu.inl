@@ -1,11 +1,9 @@
 // Part of kernels_cpu.inl: pools, sums, and the moments for batch norm.
 
 struct Largest {
-    static Vec nothing() { return all(-__builtin_inff()); }
     static Vec join(Vec a, Vec b) { return a > b ? a : b; }
 };
 struct Total {
-    static Vec nothing() { return Vec{}; }
     static Vec join(Vec a, Vec b) { return a + b; }
 };
 
@@ -25,10 +23,10 @@ void pool_rows(const R& read, const Window& w, float* y) {
                     for (int iy = 1; iy < y1 - y0; ++iy) found = Op::join(found, read(from + iy * row + x * cp + c, image, c));
                     return found;
                 };
-                Vec left = Op::nothing(), middle = column(0);
+                Vec left{}, middle = column(0), right{};
                 for (int x = 0; x < w.in_w; ++x) {
-                    const Vec right = x + 1 < w.in_w ? column(x + 1) : Op::nothing();
-                    const Vec found = Op::join(Op::join(left, middle), right);
+                    Vec found = x > 0 ? Op::join(left, middle) : middle;
+                    if (x + 1 < w.in_w) found = Op::join(found, right = column(x + 1));
                     if constexpr (__is_same(Op, Total)) store(y + x * cp + c, found * (x > 0 && x + 1 < w.in_w ? inner : outer));
                     else store(y + x * cp + c, found);
                     left = middle;

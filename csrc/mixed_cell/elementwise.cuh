@@ -158,7 +158,6 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
 
 // (sum g, sum g * zhat) of the norms whose z is at hand: pools, factorized reduce; for a skip (sum g, sum g * x).
 // Grid: segments x edges; slots 3 * job + {max, avg, fr}.
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gradient_sums_kernel(const __grid_constant__ Plan<T> p, const __grid_constant__ Jobs edges) {
     wait_for_previous();

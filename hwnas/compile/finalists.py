@@ -18,10 +18,13 @@ _GROUPS = 3
 
 
 def measure_finalists(run: Run, candidates: Sequence[Candidate]) -> list[Attempt]:
-    """The best candidates, measured; group after group until one keeps the budget. What was measured stays measured."""
+    """The best candidates, measured; group after group until one keeps the budget. What was measured stays measured.
+
+    Estimated scores come last: such a candidate is tried only if none that was evaluated to the end keeps the budget.
+    """
     question = run.question
     best: dict[str, Candidate] = {}  # of each network
-    for candidate in sorted(candidates, key=lambda c: c.score.rank, reverse=True):
+    for candidate in sorted(candidates, key=lambda c: (c.score.complete, c.score.rank), reverse=True):
         best.setdefault(candidate.key, candidate)
     ranked = list(best.values())
     journal = continued(run.folder.finalists, {"format": "hwnas finalists 1"})

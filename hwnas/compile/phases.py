@@ -38,15 +38,20 @@ def answer(run: Run) -> Report:
     with run.phase("search"):
         candidates = _search(run, prediction, strategy)
     with run.phase("finalists"):
-        finalists = measure_finalists(run, fully_scored(candidates))
+        finalists = measure_finalists(run, at_highest_fidelity(candidates))
     winner, finalists = _train_best(run, prediction, finalists)
     return _report(run, prediction, winner, finalists, candidates)
 
 
-def fully_scored(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Those whose score is no estimate: evaluated to the end, at the highest fidelity that any has."""
+def at_highest_fidelity(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those whose score can be compared."""
     highest = max(c.trial.fidelity for c in candidates)
-    return [c for c in candidates if c.trial.fidelity == highest and c.score.complete]
+    return [c for c in candidates if c.trial.fidelity == highest]
+
+
+def fully_scored(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Of those the ones whose score is no estimate: evaluated to the end."""
+    return [c for c in at_highest_fidelity(candidates) if c.score.complete]
 
 
 def _train_supernet(run: Run, supernet: Supernet) -> None:

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas import _native
 from hwnas.errors import UserError
 from hwnas.ir import prims
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels.candidate_phases import allocate, computed_again, for_statistics, in_phases
-from hwnas.kernels.candidate_steps import BLOCK, NONE, Kind, Step, View, image_floats, padded
+from hwnas.kernels.candidate_steps import BLOCK, NONE, Kind, Step, View, image_floats
 
 TILE_BYTES = 640 << 10  # of activations that a thread works on: most of a core's second cache
 MOST_IMAGES = 16
 MOST_PIXELS = 4096
-WINOGRAD_CHANNELS = 384  # at most: as in kernels_cpu.h
+WINOGRAD_CHANNELS: int = _native.candidate_program.winograd_channels  # at most
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,11 @@ class _Planner:
         return max(1, min(fitting, MOST_IMAGES, MOST_PIXELS // pixels))
 
     def _scratch(self, step: Step) -> int:
-        """Floats that a thread needs beside the arena: as in kernels_cpu.h."""
+        """Floats that a thread needs beside the arena."""
         if step.kind == Kind.CONV:
-            return 32 * 400
+            return int(_native.candidate_program.conv_scratch)
         if step.kind == Kind.WINOGRAD:
-            places = WINOGRAD_CHANNELS // padded(self._buffers[step.reads[0].buffer].dims[0])
-            return -(-16 // places) * 14 * 400 + 16 * 14 * 32
+            return int(_native.candidate_program.winograd_scratch(self._buffers[step.reads[0].buffer].dims[0]))
         if step.kind == Kind.DEPTHWISE:
             _, _, width = self._buffers[step.out].dims
             rows = (step.kernel[0] - 1) * step.dilation + 1

@@ -4,10 +4,10 @@ If the cell before was a reduction, the older input is twice as large, and a fac
 convolution.
 
 Shapes: `older` is [N, C0, H0, W0] and `newer` [N, C1, H, W], `w_older` [C, C0] and `w_newer` [C, C1] in float32; H0 and W0 are
-H and W, or with `reduced` twice as many: then rows [:C/2] of `w_older` see older[:, :, ::2, ::2] and rows [C/2:]
-older[:, :, 1::2, 1::2]. The results are two [N, C, H, W]. The CUDA kernels take what relu_pointwise, pixel_grids
-and batch_norm cover; everything else takes the reference. Both inputs are one call because each is a chain of launches too
-small to fill a device: the two chains run beside each other.
+H and W, or with `reduced` twice as many, one less where odd: then rows [:C/2] of `w_older` see older[:, :, ::2, ::2] and rows
+[C/2:] older[:, :, 1::2, 1::2]. The results are two [N, C, H, W]. The CUDA kernels take what relu_pointwise, pixel_grids and
+batch_norm cover; everything else takes the reference. Both inputs are one call because each is a chain of launches too small to
+fill a device: the two chains run beside each other.
 """
 
 from __future__ import annotations

@@ -35,13 +35,14 @@ class Mode:
 
 Weights = Callable[[str], Tensor]
 Lowering = Callable[[Any, Sequence[Tensor], Weights, Mode], Tensor]
-_LOWERINGS: dict[
-    type[prims.Prim], Lowering
-] = {}  # a table rather than functools.singledispatch, which torch.compile cannot trace
+# A table rather than functools.singledispatch, which torch.compile cannot trace.
+_LOWERINGS: dict[type[prims.Prim], Lowering] = {}
 
 
 def apply_prim(prim: prims.Prim, xs: Sequence[Tensor], weights: Weights, mode: Mode) -> Tensor:
     """A prim over batches of its inputs; `weights` finds its weights by their names in the prim."""
+    if type(prim) not in _LOWERINGS:
+        raise NotImplementedError(f"{type(prim).__name__} has no torch lowering")
     return _LOWERINGS[type(prim)](prim, xs, weights, mode)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from hwnas.ir.tensor import TensorSpec
 from hwnas.lower.torch import ACTIVATIONS, Mode, apply_prim
 from hwnas.supernet.fuse import Norm, Step, fuse
 from hwnas.supernet.merge import Program, Weight
-from hwnas.supernet.schedule import Plan, Schedule
+from hwnas.supernet.schedule import Schedule
 
 Weights = Callable[[Weight], Tensor]
 TILE = 512  # images that PyTorch takes through a program at once
@@ -108,7 +109,7 @@ class TorchExecution(Execution):
                 running = self.statistics.setdefault(number, (x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])))
                 return F.batch_norm(x, *running, *self._affine(norm), True, momentum, norm.eps)
 
-            self._run(images, normalise, self.plan, self.everyone)
+            self._run(images, normalise, self.everyone)
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
         def normalise(number: int, norm: Norm, x: Tensor) -> Tensor:
@@ -116,14 +117,17 @@ class TorchExecution(Execution):
 
         candidates = self.everyone if wanted is None else wanted
         tile = min(TILE, max(1, limit // self.plan.peak_bytes))
-        plan = self.plan if wanted is None else self.schedule.plan(candidates, breadth=False)
         parts: Sequence[Tensor] = images.split(tile)  # type: ignore[no-untyped-call]
-        return torch.cat([self._run(part, normalise, plan, candidates) for part in parts], 1)
+        return torch.cat([self._run(part, normalise, candidates) for part in parts], 1)
 
-    def _run(self, images: Tensor, normalise: Normalise, plan: Plan, candidates: Sequence[int]) -> Tensor:
+    def _run(self, images: Tensor, normalise: Normalise, candidates: Sequence[int]) -> Tensor:
+        """In the order of all candidates, which some of them never need more memory in; in one of their own they may."""
+        needed = set(chain(*(self.schedule.needed(c) for c in candidates)))
         values = {0: images}
-        for stage, dead in zip(plan.stages, plan.dead, strict=True):
+        for stage, dead in zip(self.plan.stages, self.plan.dead, strict=True):
             for number in stage:
+                if number not in needed:
+                    continue
                 step = self.fused.steps[number]
                 y = self._apply(step, [values[i] for i in step.inputs])
                 if step.norm:
@@ -132,7 +136,7 @@ class TorchExecution(Execution):
                     y = ACTIVATIONS[step.after](y)
                 values[number + 1] = y
             for value in dead:
-                del values[value]
+                values.pop(value, None)
         return torch.stack([values[self.fused.outputs[c]] for c in candidates])
 
     def _apply(self, step: Step, xs: list[Tensor]) -> Tensor:

@@ -48,7 +48,8 @@ class Supernet(nn.Module):
     """Input [n, *dims] -> logits [n, classes]."""
 
     def __init__(self, space: Space, seed: int = 0, native: bool = True) -> None:
-        """`native`: cells that a native kernel covers run through it when they are mixed and trained."""
+        """`native`: cells that a native kernel covers run through it when they are mixed and trained; running statistics inside
+        them stay as they are then, so that a path is recalibrated before it is scored."""
         super().__init__()
         self.space = space
         self._names: dict[str, str] = {}  # bank weight -> attribute; modules allow no dots in names

@@ -189,6 +189,14 @@ def test_pools_whose_windows_overlap(size, kind, before, isa) -> None:  # type: 
         check(network, output, n=2)
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_pool_keeps_what_is_not_a_number(width) -> None:  # type: ignore[no-untyped-def]
+    network = Network(TensorSpec((16, 3, width)))
+    for kind in ("max", "avg"):
+        output = network.add(prims.GlobalPool(), network.add(prims.Pool(kind, 3, 1, 1), 0))
+        assert network.program(output).run(torch.full((1, 16, 3, width), torch.nan)).isnan().all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     c=st.sampled_from((16, 17, 32, 50, 70, 200, 384)), out=st.integers(1, 70),

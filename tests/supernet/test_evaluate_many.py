@@ -17,11 +17,13 @@ from hwnas.ir.arch import Arch
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
 from hwnas.space import Genotype, Space
+from hwnas.spaces import make_space
 from hwnas.supernet import evaluate as module
 from hwnas.supernet import executions
 from hwnas.supernet.derive import derive
 from hwnas.supernet.evaluate import Evaluation, Tally, evaluate, evaluate_many, recalibrate
 from hwnas.supernet.execute import Execution, TorchExecution
+from hwnas.supernet.merge import merge
 from hwnas.supernet.race import Race
 from hwnas.supernet.supernet import Supernet
 
@@ -118,13 +120,9 @@ def test_any_memory_that_one_candidate_fits_into_gives_the_same(small_space, sup
     assert parts[0] > 1 or way == "native"  # which may need no more for all than for the largest
 
 
-def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, small_data, monkeypatch):
+def watch(monkeypatch, peaks: list[int]) -> None:
     """Counted from outside: after every step, the bytes of all values that are still referred to."""
-    monkeypatch.setattr(executions.execute_cpu, "covers", lambda program: False)
-    chosen = archs(small_space, sample(small_space, 5))
-    needed = least(supernet, chosen, small_data)
     alive: dict[int, tuple[weakref.ref, int]] = {}
-    peaks = []
     apply = TorchExecution._apply
 
     def watched(self: TorchExecution, *arguments):
@@ -134,6 +132,13 @@ def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, sma
         return y
 
     monkeypatch.setattr(TorchExecution, "_apply", watched)
+
+
+def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, small_data, monkeypatch):
+    monkeypatch.setattr(executions.execute_cpu, "covers", lambda program: False)
+    chosen = archs(small_space, sample(small_space, 5))
+    needed, peaks = least(supernet, chosen, small_data), []
+    watch(monkeypatch, peaks)
     evaluate_many(supernet, chosen, small_data, **CALIBRATION, memory_limit=needed)
     assert 0 < max(peaks) <= needed
 
@@ -190,3 +195,21 @@ def test_whoever_was_stopped_is_never_put_before_the_best_that_finished():
     assert (finished.accuracy, finished.images) == (0.5, 400)
     assert stopped.images == 200
     assert stopped.accuracy == pytest.approx(0.5 - 1 / 400)
+
+
+def test_some_candidates_keep_within_the_memory_even_if_they_need_more_than_all(monkeypatch):
+    """A race goes on with fewer candidates, whose order leaves other gaps."""
+    space = make_space("mobilenet(input=(3,16,16),classes=3,stages=((8,2,2),(16,2,2)),se=True)")
+    supernet, rng = Supernet(space), random.Random(7)
+    program = merge(archs(space, [space.sample(rng) for _ in range(6)]))
+    execution = TorchExecution(program, lambda weight: supernet.view(weight.bank, weight.shape).detach())
+    some = [1, 2, 3, 4]
+    assert execution.schedule.plan(some, breadth=False).peak_bytes > execution.plan.peak_bytes
+    images = torch.randn(70, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    limit, peaks = 30 * execution.plan.peak_bytes, []
+    with torch.inference_mode():
+        execution.recalibrate([images[:30]], limit)
+        expected = execution.logits(images, limit)[some]
+        watch(monkeypatch, peaks)
+        assert torch.equal(execution.logits(images, limit, some), expected)
+    assert 0 < max(peaks) <= limit
