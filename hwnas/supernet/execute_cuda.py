@@ -8,127 +8,31 @@ whoever writes a value applies its norm, and fewer values are written (see gathe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hwnas.ir import prims
-from hwnas.ir.prims import Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
-from hwnas.kernels.merged_program import ACTIVATIONS, KINDS, NORM, PACK, PROBLEM, SHAPES, Launches, Table, Tiling, Window
+from hwnas.kernels.merged_program import ACTIVATIONS, NORM, PACK, PROBLEM, SHAPES, Launches, Table
 from hwnas.supernet.execute import Execution, Weights
 from hwnas.supernet.fuse import Fused, Step, fuse
 from hwnas.supernet.gather import gather
 from hwnas.supernet.merge import Program, Weight
+from hwnas.supernet.problems import COLUMNS, Problems, dims, is_dense, problem_of
 from hwnas.supernet.schedule import Schedule
-
-
-def _dims(spec: TensorSpec) -> tuple[int, int, int]:
-    """Channels, height, width; a vector is an image of one pixel."""
-    c, *sides = spec.dims
-    h, w = sides or (1, 1)
-    return c, h, w
 
 
 def _padded(channels: int) -> int:
     return -(-channels // 4) * 4
 
 
-class _Problem(NamedTuple):
-    """What kind of problem a prim is, the window that it moves, and how it is cut in tiles."""
-
-    kind: str
-    window: Window
-    tiling: Tiling
-
-
-@lru_cache(maxsize=1 << 14)
-def _problem(prim: Prim, terms: int, x: TensorSpec, y: TensorSpec) -> _Problem | None:
-    """For so many inputs of which x is the first, if the kernels know it."""
-    kind = _kind(prim, terms, x)
-    if kind is None:
-        return None
-    window = Window(*_dims(x), *_dims(y), *_window(prim, x))
-    tiling = kernel.tiling(kind, window)
-    return _Problem(kind, window, tiling) if tiling.shared_bytes <= kernel.MAX_SHARED else None
-
-
-def _kind(prim: Prim, terms: int, x: TensorSpec) -> str | None:
-    match prim:
-        case prims.Conv() if prim.groups == 1:
-            return "dense"
-        case prims.Conv() if prim.groups == prim.out == x.channels and prim.kernel**2 <= kernel.MAX_TAPS:
-            return "depthwise"
-        case prims.Linear() if x.elements == x.channels:
-            return "dense"
-        case prims.Pool():
-            return prim.kind
-        case prims.GlobalPool():
-            return "avg"
-        case prims.Add() if terms <= kernel.TERMS:
-            return "add"
-        case prims.Concat() if terms <= kernel.TERMS:
-            return "concat"
-        case prims.Scale():
-            return "scale"
-        case prims.Shift():
-            return "shift"
-        case prims.Zero():
-            return "zero"
-        case prims.Flatten():
-            return "flatten"
-        case prims.BatchNorm() | prims.Activation():
-            return "add"  # of one term, where they join nothing
-    return None
-
-
-def _window(prim: Prim, x: TensorSpec) -> tuple[int, int, int, int, int]:
-    """Kernel's height and width, stride, padding, dilation."""
-    match prim:
-        case prims.Conv():
-            return prim.kernel, prim.kernel, prim.stride, prim.padding, prim.dilation
-        case prims.Pool():
-            return prim.kernel, prim.kernel, prim.stride, prim.padding, 1
-        case prims.GlobalPool():
-            return (*_dims(x)[1:], 1, 0, 1)
-    return 1, 1, 1, 0, 1
-
-
-def _dense(prim: Prim) -> bool:
-    return isinstance(prim, prims.Conv) and prim.groups == 1
-
-
-_FIXED = ("kind", *Window._fields, *Tiling._fields)
 _OWN = ("problem", "terms", "after", "last", "normed", "bias", "gamma", "beta", "weight", "s0", "s1", "s2", "s3")
 _OPERAND = ("value", "first", "second", "channels", "pool")
-_IN_ROWS = sorted({*_FIXED, *_OWN} & set(PROBLEM.names or ()))
-
-
-class Problems:
-    """Of prims on specs, each known by its place in memory, since their contents are slow to compare."""
-
-    def __init__(self) -> None:
-        self.found: list[_Problem] = []
-        self._known: dict[tuple[int, int, int], tuple[int, object]] = {}
-
-    def __call__(self, step: Step, x: TensorSpec) -> int:
-        """The number of its problem in `found`."""
-        key = id(step.prim), id(x), id(step.spec)
-        if key not in self._known:
-            problem = _problem(step.prim, 1 if _dense(step.prim) else len(step.inputs), x, step.spec)
-            assert problem is not None
-            self._known[key] = len(self.found), (step.prim, x, step.spec)  # which keep their places
-            self.found.append(problem)
-        return self._known[key][0]
-
-    def table(self) -> Table:
-        """Of each problem what _FIXED names."""
-        return np.array([(KINDS[p.kind], *p.window, *p.tiling) for p in self.found], np.int64)
+_IN_ROWS = sorted({*COLUMNS, *_OWN} & set(PROBLEM.names or ()))
 
 
 class Views:
@@ -180,7 +84,7 @@ class _Phase:
 
     def __init__(self, fused: Fused, views: Views, known: bool) -> None:
         self.known = known
-        self.program, self.tasks = gather(fused, known, _dense, kernel.TERMS, kernel.POOLED_ACTIVATIONS)
+        self.program, self.tasks = gather(fused, known, is_dense, kernel.TERMS, kernel.POOLED_ACTIVATIONS)
         self.problems = views.problems
         self.numbers = [self.problems(task, self.program.spec(task.inputs[0])) for task in self.tasks]
         self.schedule = Schedule(self.program, self)
@@ -225,7 +129,7 @@ class _Phase:
             left.append(after if raw else 0)
             channels.append(task.spec.dims[0])
         columns = dict(zip(_OWN, np.array(own, np.int64).T, strict=True))
-        columns |= dict(zip(_FIXED, views.problems.table()[columns["problem"]].T, strict=True))
+        columns |= dict(zip(COLUMNS, views.problems.table()[columns["problem"]].T, strict=True))
         self.columns = columns
         self.rows, self.norms = np.zeros(len(own), PROBLEM), np.zeros(len(own), NORM)
         for name in _IN_ROWS:
@@ -242,7 +146,7 @@ class _Phase:
         self.norms["c"] = columns["o"] * columns["normed"]
 
     def value_bytes(self, spec: TensorSpec) -> int:
-        c, h, w = _dims(spec)
+        c, h, w = dims(spec)
         return 4 * _padded(c) * h * w
 
     def scratch_bytes(self, step: Step) -> int:
@@ -257,7 +161,7 @@ class _Phase:
 def covers(program: Program) -> bool:
     """Whether the kernels know every prim, and no candidate's logits are the images."""
     found = {(id(v.prim), len(v.inputs), id(x := program.spec(v.inputs[0])), id(v.spec)): (v, x) for v in program.values}
-    return all(program.outputs) and all(_problem(v.prim, len(v.inputs), x, v.spec) for v, x in found.values())
+    return all(program.outputs) and all(problem_of(v.prim, len(v.inputs), x, v.spec) for v, x in found.values())
 
 
 class CudaExecution(Execution):
@@ -345,7 +249,7 @@ class CudaExecution(Execution):
 
     def _put(self, phase: _Phase, arena: Tensor, images: Tensor) -> None:
         """The images go where value 0 lies."""
-        c, h, w = _dims(phase.program.input)
+        c, h, w = dims(phase.program.input)
         place = arena[: len(images) * h * w * _padded(c)].view(len(images), h, w, -1)
         place[..., c:] = 0
         place[..., :c] = images.view(len(images), c, h, w).permute(0, 2, 3, 1)
