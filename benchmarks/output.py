@@ -38,10 +38,12 @@ def add_save(parser: argparse.ArgumentParser) -> None:
 
 
 def device_name(device: str) -> str:
-    """The GPU, or the processor with the threads and instructions that PyTorch uses."""
+    """The GPU, or the processor with the threads and instructions that PyTorch uses. Ends the program if there is no GPU."""
     import torch  # not every benchmark needs it
 
     if device == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit("error: PyTorch must see the device; got cuda; run with --device cpu, or where a GPU is")
         return torch.cuda.get_device_name()
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     model = models[0].split(":")[1].strip() if models else platform.processor()

@@ -13,7 +13,6 @@ void bind(py::module_& module) {
     using Address = std::uintptr_t;
     using Sizes = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, int>;
     const auto shape = [](const Sizes& s) { return Shape{std::get<0>(s), std::get<1>(s), std::get<2>(s), std::get<3>(s), std::get<4>(s)}; };
-    m.def("covers", [shape](const Sizes& s) { return covers(shape(s)); });
     m.def("forward_cuda", [shape](const Sizes& s, Address x, Address y, Address stream) {
         check("pixel_grids", forward_cuda(shape(s), address(x), address(y), address(stream)));
     });

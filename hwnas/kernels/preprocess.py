@@ -19,16 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hwnas import _native
 from hwnas.kernels.batch_norm import batch_norm_reference
 from hwnas.kernels.memory import aligned
-from hwnas.kernels.pixel_grids import covers_shape
-from hwnas.kernels.relu_pointwise import covers_sizes, relu_pointwise_reference
+from hwnas.kernels.pixel_grids import covers_shape, pixel_grids_reference
+from hwnas.kernels.relu_pointwise import TYPES, Sizes, covers_sizes, operand_sizes, relu_pointwise_reference
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 2}
-_Sizes = tuple[int, int, int, int, int]
 _streams = threading.local()
 
 
@@ -37,8 +34,7 @@ def preprocess_reference(
 ) -> tuple[Tensor, Tensor]:
     """The definition, in plain PyTorch, with the same signature."""
     if reduced:
-        older = F.pad(older, (0, older.shape[3] % 2, 0, older.shape[2] % 2))
-        grids = zip((older[:, :, ::2, ::2], older[:, :, 1::2, 1::2]), w_older.chunk(2), strict=True)
+        grids = zip(pixel_grids_reference(older).chunk(2, 1), w_older.chunk(2), strict=True)
         first = torch.cat([relu_pointwise_reference(x, w) for x, w in grids], 1)
     else:
         first = relu_pointwise_reference(older, w_older)
@@ -57,7 +53,7 @@ def _covers(older: Tensor, newer: Tensor, w_older: Tensor, w_newer: Tensor, redu
     tensors = older, newer, w_older, w_newer
     if not _native.with_cuda or any(t.device != older.device or t.device.type != "cuda" for t in tensors):
         return False
-    if older.dtype not in _TYPES or newer.dtype != older.dtype or any(w.dtype != torch.float32 for w in tensors[2:]):
+    if older.dtype not in TYPES or newer.dtype != older.dtype or any(w.dtype != torch.float32 for w in tensors[2:]):
         return False
     if (
         older.dim() != 4
@@ -72,16 +68,12 @@ def _covers(older: Tensor, newer: Tensor, w_older: Tensor, w_newer: Tensor, redu
         return False
     if reduced and not covers_shape(older):
         return False
-    return all(covers_sizes(s, older.device) for s in (_older_sizes(older, w_older, reduced), _sizes(newer, w_newer)))
+    return all(covers_sizes(s, older.device) for s in (_older_sizes(older, w_older, reduced), operand_sizes(newer, w_newer)))
 
 
-def _sizes(x: Tensor, w: Tensor) -> _Sizes:
-    return x.shape[0], x.shape[1], w.shape[0], x.shape[2] * x.shape[3], _TYPES[x.dtype]
-
-
-def _older_sizes(x: Tensor, w: Tensor, reduced: bool) -> _Sizes:
+def _older_sizes(x: Tensor, w: Tensor, reduced: bool) -> Sizes:
     """Of the product: on pixel grids there are twice the channels and a quarter of the pixels."""
-    n, c, out, pixels, dtype = _sizes(x, w)
+    n, c, out, pixels, dtype = operand_sizes(x, w)
     return (n, 2 * c, out, pixels // 4, dtype) if reduced else (n, c, out, pixels, dtype)
 
 
@@ -124,7 +116,7 @@ def _norm_scratch(z: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, w: Tensor, y: Tensor, z: Tensor, stats: Tensor, scratch: Tensor, stream: int) -> None:
-    sizes = _sizes(x, w)
+    sizes = operand_sizes(x, w)
     _native.relu_pointwise.forward_cuda(sizes, x.data_ptr(), w.data_ptr(), z.data_ptr(), stream)
     norm = z.data_ptr(), 0, 0, y.data_ptr(), stats.data_ptr(), scratch.data_ptr()
     _native.batch_norm.forward_cuda(sizes[0], *sizes[2:], *norm, stream)
@@ -134,7 +126,7 @@ def _backward(
     dy: Tensor, x: Tensor, w: Tensor, z: Tensor, stats: Tensor, dz: Tensor, dx: Tensor, dw: Tensor,
     scratch: tuple[Tensor, Tensor], stream: int,
 ) -> None:  # fmt: skip
-    sizes = _sizes(x, w)
+    sizes = operand_sizes(x, w)
     norm = dy.data_ptr(), z.data_ptr(), 0, stats.data_ptr(), dz.data_ptr(), 0, 0, scratch[0].data_ptr()
     _native.batch_norm.backward_cuda(sizes[0], *sizes[2:], *norm, stream)
     addresses = [t.data_ptr() for t in (dz, x, w, dx, dw, scratch[1])]
@@ -178,7 +170,7 @@ def _backward_op(
     x, w = (grids, _block_diagonal(w_older)) if reduced else (aligned(older), w_older)
     dz0, dz1, dx, dx1, dw, dw1 = (torch.empty_like(t) for t in (z0, z1, x, newer, w, w_newer))
     dx0 = older.new_empty(older.shape) if reduced else dx
-    pairs = [(t, _native.relu_pointwise.scratch_bytes(_sizes(*xw))) for t, xw in ((z0, (x, w)), (z1, (newer, w_newer)))]
+    pairs = [(t, _native.relu_pointwise.scratch_bytes(operand_sizes(*xw))) for t, xw in ((z0, (x, w)), (z1, (newer, w_newer)))]
     scratch = [(_norm_scratch(z), torch.empty(size, dtype=torch.uint8, device=z.device)) for z, size in pairs]
     with torch.cuda.device(newer.device), _two_streams(newer.device) as (here, side):
         _backward(dy1, newer, w_newer, z1, stats1, dz1, dx1, dw1, scratch[1], side)

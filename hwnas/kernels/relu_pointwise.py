@@ -17,7 +17,7 @@ from hwnas import _native
 from hwnas.kernels.constant import constant
 from hwnas.kernels.memory import aligned
 
-_TYPES = {torch.float32: 0, torch.bfloat16: 2}
+TYPES = {torch.float32: 0, torch.bfloat16: 2}
 Sizes = tuple[int, int, int, int, int]
 
 
@@ -35,11 +35,11 @@ def relu_pointwise(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _covers(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cuda" or not _native.with_cuda or x.dtype not in _TYPES or x.dim() != 4 or weight.dim() != 2:
+    if x.device.type != "cuda" or not _native.with_cuda or x.dtype not in TYPES or x.dim() != 4 or weight.dim() != 2:
         return False
     if weight.dtype != torch.float32 or weight.device != x.device or weight.shape[1] != x.shape[1]:
         return False
-    return covers_sizes(_sizes(x, weight), x.device)
+    return covers_sizes(operand_sizes(x, weight), x.device)
 
 
 def covers_sizes(sizes: Sizes, device: torch.device) -> bool:
@@ -57,8 +57,9 @@ def _fits(channels: int, out: int, dtype: int, device: int) -> bool:
     return fits
 
 
-def _sizes(x: Tensor, weight: Tensor) -> Sizes:
-    return x.shape[0], x.shape[1], weight.shape[0], x.shape[2] * x.shape[3], _TYPES[x.dtype]
+def operand_sizes(x: Tensor, weight: Tensor) -> Sizes:
+    """N, C, C', pixels and type, as the native kernels want them."""
+    return x.shape[0], x.shape[1], weight.shape[0], x.shape[2] * x.shape[3], TYPES[x.dtype]
 
 
 @torch.library.custom_op("hwnas::relu_pointwise", mutates_args=(), device_types="cuda")
@@ -67,7 +68,7 @@ def _forward_op(x: Tensor, weight: Tensor) -> Tensor:
     z = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
-        _native.relu_pointwise.forward_cuda(_sizes(x, weight), x.data_ptr(), weight.data_ptr(), z.data_ptr(), stream)
+        _native.relu_pointwise.forward_cuda(operand_sizes(x, weight), x.data_ptr(), weight.data_ptr(), z.data_ptr(), stream)
     return z
 
 
@@ -80,7 +81,7 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 def _backward_op(dz: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     dz, x, weight = aligned(dz), aligned(x), aligned(weight)
-    sizes = _sizes(x, weight)
+    sizes = operand_sizes(x, weight)
     dx, dw = torch.empty_like(x), torch.empty_like(weight)
     scratch = torch.empty(_native.relu_pointwise.scratch_bytes(sizes), dtype=torch.uint8, device=x.device)
     with torch.cuda.device(x.device):

@@ -9,6 +9,7 @@ from torch import Tensor
 from hwnas.kernels.batch_norm import _forward_op as batch_norm_op
 from hwnas.kernels.batch_norm import batch_norm, batch_norm_reference
 from hwnas.kernels.mixed_cell import _forward_op, mixed_cell, mixed_cell_reference
+from tests.kernels.cuda_graph import replayed
 from tests.kernels.test_mixed_cell import gradients, operands
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_and_poisoned")]
@@ -70,20 +71,7 @@ def test_cuda_graph(dtype):
         y = mixed_cell(*tensors, 4, False)
         return [y, *torch.autograd.grad(y.float().square().sum(), tensors[:5])]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        for old, new in zip(tensors, on_gpu(shape, dtype, seed=5), strict=True):
-            old.copy_(new)
-    graph.replay()
-    torch.cuda.synchronize()
-    for a, b in zip(captured, step(), strict=True):
+    for a, b in zip(replayed(step, tensors, on_gpu(shape, dtype, seed=5)), step(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from hwnas.kernels.pixel_grids import _forward_op as pixel_grids_op
 from hwnas.kernels.pixel_grids import pixel_grids, pixel_grids_reference
 from hwnas.kernels.preprocess import _covers, _forward_op, preprocess, preprocess_reference
+from tests.kernels.cuda_graph import replayed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_and_poisoned")]
 
@@ -73,20 +74,7 @@ def test_cuda_graph(reduced):
         results = preprocess(*tensors[:4], reduced)
         return [*results, *torch.autograd.grad(results, tensors[:4], tensors[4:])]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        for old, new in zip(tensors, operands(shape, torch.float32, seed=5), strict=True):
-            old.copy_(new)
-    graph.replay()
-    torch.cuda.synchronize()
-    for a, b in zip(captured, step(), strict=True):
+    for a, b in zip(replayed(step, tensors, operands(shape, torch.float32, seed=5)), step(), strict=True):
         assert torch.equal(a, b)
 
 
