@@ -38,9 +38,10 @@ from hwnas.search.strategy import Score, make_strategy
 from hwnas.space import Genotype, Space
 from hwnas.spaces import make_space
 from hwnas.supernet.derive import derive
-from hwnas.supernet.evaluate import Evaluation, evaluate_many
+from hwnas.supernet.evaluate import evaluate_many
 from hwnas.supernet.merge import merge
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation
 
 SPACES = {
     "mobilenet": "mobilenet(stages=((16,3,2),(24,3,2),(40,3,1)),stem=8,first=8,head=96,widths=(0.5,0.75,1.0))",
@@ -127,8 +128,7 @@ def scores(logits: Tensor, labels: Tensor) -> float:
 
 
 def merged(supernet: Supernet, genotypes: Sequence[Genotype], data: SearchData) -> list[Evaluation]:
-    archs = [simplify(supernet.space.decode(genotype)) for genotype in genotypes]
-    return evaluate_many(supernet, archs, data, batch_size=BATCH, batches=BATCHES, seed=0)
+    return evaluate_many(supernet, genotypes, data, batch_size=BATCH, batches=BATCHES, seed=0)
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:

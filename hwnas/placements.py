@@ -32,7 +32,7 @@ def placed_ops(space: Space) -> list[PlacedOp]:
             graph = placed.graph
             if graph.is_identity():
                 continue
-            if graph.computes_only(Add):
+            if graph.only is Add:
                 for terms in range(2, len(placed.inputs) + 1):
                     found.setdefault(PlacedOp(placed.op, placed.inputs[:terms]))
             else:

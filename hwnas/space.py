@@ -128,19 +128,28 @@ class Space:
                 raise UserError(f"exactly {keep.count} of {', '.join(keep.choices)} are present", got=present)
         return tuple(int(v) for v in genotype)
 
+    @cached_property
+    def _digits(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """Of each slot's choices, by its name, where they stand in a genotype and how many options they have."""
+        return {s.name: tuple(zip(self.choice_indices(s), self._sizes(s), strict=True)) for s in self.slots}
+
+    @cached_property
+    def _decided(self) -> Mapping[str, tuple[Node, ...]]:
+        """What each slot, by its name, becomes with each option."""
+        return {s.name: tuple([Node(s.name, op, s.inputs) for op in s.options]) for s in self.slots}
+
     def option(self, slot: Slot, genotype: Genotype) -> int:
         """Which of a slot's options a genotype picks."""
         position = 0
-        for index, size in zip(self.choice_indices(slot), self._sizes(slot), strict=True):
+        for index, size in self._digits[slot.name]:
             position = position * size + genotype[index]
         return position
 
     def decode(self, genotype: Sequence[int]) -> Arch:
         """The arch of a genotype: the only bridge between the two."""
         genotype = self.check(genotype)
-        nodes = tuple(
-            Node(n.name, n.options[self.option(n, genotype)], n.inputs) if isinstance(n, Slot) else n for n in self.nodes
-        )
+        decided = self._decided
+        nodes = tuple([decided[n.name][self.option(n, genotype)] if isinstance(n, Slot) else n for n in self.nodes])
         return Arch(self.input, nodes, self.output)
 
     def describe(self, genotype: Sequence[int]) -> dict[str, str]:

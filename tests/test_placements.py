@@ -27,7 +27,7 @@ def enumerated(space: Space) -> tuple[set[PlacedOp], dict[str, set[PlacedOp]]]:
 
 
 def is_sum(placed: PlacedOp) -> bool:
-    return placed.graph.computes_only(Add)
+    return placed.graph.only is Add
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from hwnas.search.loop import Candidate, run_search
 from hwnas.search.pareto import pareto_front
 from hwnas.search.strategy import Strategy, make_strategy
 from hwnas.storage import write_file
-from hwnas.supernet.evaluate import Evaluation, evaluate
+from hwnas.supernet.evaluate import evaluate
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation
 from hwnas.supernet.train import Recipe, Sampler, train_supernet
 
 

@@ -19,7 +19,8 @@ from hwnas.latency.verify import verify
 from hwnas.lower.onnx import to_onnx
 from hwnas.lower.torch import ArchModule, to_torch
 from hwnas.report.run import Attempt, Predicted, versions
-from hwnas.supernet.evaluate import EVALUATION_BATCH, Evaluation, Tally
+from hwnas.supernet.evaluate import EVALUATION_BATCH
+from hwnas.supernet.tally import Evaluation, Tally, look
 from hwnas.supernet.train import Recipe, Trained, train_network
 
 _CALIBRATING = 256  # training images that give a quantised model's ranges
@@ -70,7 +71,7 @@ def evaluate_model(model: bytes, split: Split) -> Evaluation:
     for start in range(0, len(split.labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
         logits = torch.from_numpy(session.predict(split.images[part]))
-        tally.add([0], logits[None], torch.from_numpy(split.labels[part]))
+        tally.add([0], look(logits[None], torch.from_numpy(split.labels[part])))
     return tally.evaluations()[0]
 
 

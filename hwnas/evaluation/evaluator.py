@@ -15,8 +15,8 @@ from hwnas.ir.simplify import simplify
 from hwnas.plugins import load, parse_call
 from hwnas.search.strategy import Trial
 from hwnas.space import Genotype, Space
-from hwnas.supernet.evaluate import Evaluation
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation
 
 Metrics = dict[str, float]
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 from hwnas.errors import UserError
@@ -16,6 +16,11 @@ from hwnas.ir.tensor import TensorSpec
 
 INPUT = "x"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -41,29 +46,35 @@ class Arch:
     def __post_init__(self) -> None:
         known = {INPUT}
         for node in self.nodes:
-            if not _NAME.fullmatch(node.name) or node.name in known:
+            if not _is_name(node.name) or node.name in known:
                 raise UserError("a node needs a dotted name of its own", got=node.name)
-            missing = [i for i in node.inputs if i not in known]
-            if missing or not node.inputs:
+            if not known.issuperset(node.inputs) or not node.inputs:
+                missing = [i for i in node.inputs if i not in known]
                 raise UserError(f"node {node.name} needs inputs that come before it", got=missing[0] if missing else "none")
             known.add(node.name)
         if self.output not in known:
             raise UserError("the output must be one of the nodes", got=self.output)
-        _ = self.specs  # shape inference
+        _ = self._placed  # shape inference
+
+    @cached_property
+    def _placed(self) -> tuple[dict[str, TensorSpec], dict[str, PlacedOp]]:
+        """Of the input and of every node's output the spec, and every node's op on its inputs."""
+        specs, placed = {INPUT: self.input}, {}
+        for node in self.nodes:
+            op = placed[node.name] = PlacedOp(node.op, tuple([specs[i] for i in node.inputs]))
+            try:
+                specs[node.name] = op.output
+            except ShapeError as error:
+                raise ShapeError(f"node {node.name} = {node.op}: {error}") from None
+        return specs, placed
 
     @cached_property
     def specs(self) -> Mapping[str, TensorSpec]:
         """The spec of the input and of every node's output."""
-        specs = {INPUT: self.input}
-        for node in self.nodes:
-            try:
-                specs[node.name] = PlacedOp(node.op, tuple(specs[i] for i in node.inputs)).output
-            except ShapeError as error:
-                raise ShapeError(f"node {node.name} = {node.op}: {error}") from None
-        return MappingProxyType(specs)
+        return MappingProxyType(self._placed[0])
 
     def placed(self, node: Node) -> PlacedOp:
-        return PlacedOp(node.op, tuple(self.specs[i] for i in node.inputs))
+        return self._placed[1][node.name]
 
     def weights(self) -> Iterator[tuple[str, WeightSpec]]:
         """Every weight with its name, `<node>.<step>.<weight>`: the contract between supernet, torch and ONNX."""
@@ -83,7 +94,7 @@ class Arch:
         reads it. Terms that it cannot tell apart are interchangeable, up to earlier decisions, which the numbers record.
         """
         by_name = {n.name: n for n in self.nodes}
-        sums = {n.name for n in self.nodes if self.placed(n).graph.computes_only(Add)}
+        sums = {n.name for n in self.nodes if self.placed(n).graph.only is Add}
         colour = self._colours(sums)
         number = {INPUT: 0}
         lines = [str(self.input)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from hwnas.errors import UserError
 from hwnas.ir.prims import Prim, WeightSpec
@@ -48,14 +49,13 @@ class Graph:
     def is_identity(self) -> bool:
         return not self.steps and len(self.inputs) == 1
 
-    def computes_only(self, prim: type[Prim]) -> bool:
-        """Whether the graph is one step of this kind, over all inputs in order."""
-        return (
-            len(self.steps) == 1
-            and isinstance(self.steps[0].prim, prim)
-            and self.steps[0].inputs == tuple(range(len(self.inputs)))
-            and self.output == len(self.inputs)
-        )
+    @cached_property
+    def only(self) -> type[Prim] | None:
+        """The kind of its prim, if the graph is one step over all inputs in order."""
+        everything = tuple(range(len(self.inputs)))
+        if len(self.steps) == 1 and self.steps[0].inputs == everything and self.output == len(everything):
+            return type(self.steps[0].prim)
+        return None
 
 
 class GraphBuilder:

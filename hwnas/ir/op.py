@@ -59,7 +59,8 @@ class PlacedOp:
 
     @property
     def output(self) -> TensorSpec:
-        return self.graph.specs[self.graph.output]
+        graph = self.graph
+        return graph.specs[graph.output]
 
     def __str__(self) -> str:
         return f"{self.op} @ {' '.join(map(str, self.inputs))}"

@@ -17,9 +17,10 @@ def simplify(arch: Arch) -> Arch:
     zeros: set[str] = set()
     kept: dict[str, Node] = {}
     for node in arch.nodes:
-        inputs = tuple(alias[i] for i in node.inputs)
+        inputs = tuple([alias[i] for i in node.inputs])
         graph = arch.placed(node).graph
-        if graph.computes_only(Add):
+        only = graph.only
+        if only is Add:
             terms = tuple(i for i in inputs if i not in zeros) or inputs[:1]
             if len(terms) == 1:
                 alias[node.name] = terms[0]
@@ -29,10 +30,10 @@ def simplify(arch: Arch) -> Arch:
             alias[node.name] = inputs[0]
             continue
         # A pool of zeros is zeros; conv and batch norm are not asked, since their weights make constants of them.
-        if graph.computes_only(Zero) or (graph.computes_only(Pool) and inputs[0] in zeros):
+        if only is Zero or (only is Pool and inputs[0] in zeros):
             zeros.add(node.name)
         alias[node.name] = node.name
-        kept[node.name] = Node(node.name, node.op, inputs)
+        kept[node.name] = node if inputs == node.inputs else Node(node.name, node.op, inputs)
     needed: set[str] = set()
     stack = [alias[arch.output]]
     while stack:

@@ -203,35 +203,53 @@ class Launches:
     memory: Tensor
 
 
-def prepare(stages: Sequence[tuple[int, Table]], device: torch.device) -> Launches:
-    """Stages in order, each a shape and the problems (norms, packs) that it computes in one launch."""
-    rows = np.zeros(len(stages), _LAUNCH)
-    parts: list[bytes] = []
-    offsets, length = [], 0
-    for row, (shape, table) in zip(rows, stages, strict=True):
-        if shape == NORMS:
-            blocks = table["groups"].astype(np.int64) * -(-table["c"] // 16)
-        elif shape == PACKS:
-            blocks = np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
-        else:
-            blocks = table["groups"].astype(np.int64) * table["tiles"] * table["columns"]
-            row["shared_bytes"] = table["shared_bytes"].max()
+def prepare(tables: Sequence[tuple[Table, Table]], device: torch.device) -> Launches:
+    """Tables of problems, norms or packs, each with a key for every row, ascending: its launch's place * SHAPES + its shape.
+
+    Rows of one key are one launch; launches run in the order of their keys.
+    """
+    kinds, launches, length = [], [], 0
+    for table, keys in tables:
+        cuts = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.diff(cuts, append=len(keys))
+        blocks = _blocks(table)
+        total = np.add.reduceat(blocks, cuts)
+        if total.max() >= 1 << 31:
+            raise ValueError(f"{total.max()} blocks are more than one launch can have")
         ends = np.cumsum(blocks)
-        if ends[-1] >= 1 << 31:
-            raise ValueError(f"{ends[-1]} blocks are more than one launch can have")
-        begin = np.concatenate(([0], ends[:-1])).astype(np.int32)
-        row["shape"], row["count"], row["blocks"] = shape, len(table), ends[-1]
-        data = table.tobytes(), begin.tobytes()
-        offsets.append((length, length + len(data[0])))
-        parts += [*data, bytes(-sum(map(len, data)) % 16)]
-        length += sum(map(len, parts[-3:]))
-    host = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8)
-    if device.type == "cuda":  # from pinned memory, so that nobody waits for what the GPU is working on
-        host = host.pin_memory()
+        begin = ends - blocks - np.repeat(ends[cuts] - blocks[cuts], counts)
+        rows = np.zeros(len(cuts), _LAUNCH)
+        rows["shape"], rows["count"], rows["blocks"] = keys[cuts] % SHAPES, counts, total
+        if table.dtype == PROBLEM:
+            rows["shared_bytes"] = np.maximum.reduceat(table["shared_bytes"], cuts)
+        rows["problems"] = length + cuts * table.itemsize
+        rows["begin"] = length + table.nbytes + 4 * cuts
+        kinds.append((table, begin.astype(np.int32)))
+        launches.append((keys[cuts], rows))
+        length += -(-(table.nbytes + 4 * len(table)) // 16) * 16
+    # From pinned memory, so that nobody waits for what the GPU is working on.
+    host = torch.empty(length, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    to = host.numpy()
+    start = 0
+    for table, begin in kinds:
+        for part in (table, begin):
+            to[start : start + part.nbytes] = part.view(np.uint8)
+            start += part.nbytes
+        start = -(-start // 16) * 16
     memory = host.to(device, non_blocking=True)
-    starts = np.array(offsets, np.int64).reshape(-1, 2) + memory.data_ptr()
-    rows["problems"], rows["begin"] = starts[:, 0], starts[:, 1]
+    keys, rows = (np.concatenate(parts) for parts in zip(*launches, strict=True))
+    rows = rows[np.argsort(keys, kind="stable")]
+    rows["problems"] += memory.data_ptr()
+    rows["begin"] += memory.data_ptr()
     return Launches(rows.tobytes(), memory)
+
+
+def _blocks(table: Table) -> Table:
+    """How many blocks each row takes."""
+    if table.dtype == PACK:
+        return np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
+    a_group: Table = -(-table["c"] // 16) if table.dtype == NORM else table["tiles"] * table["columns"]
+    return a_group * table["groups"].astype(np.int64)
 
 
 def run(launches: Launches) -> None:

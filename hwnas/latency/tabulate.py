@@ -75,7 +75,7 @@ def tabulate(predictor: LatencyPredictor, space: Space) -> Tabulated:
         deciders = tuple(index[choice] for choice in names)
         if prod(size for _, size in deciders) > MOST_CHOICES:
             raise UserError(f"a tabulated node has at most {MOST_CHOICES} entries", got=f"{name}: {', '.join(names)}")
-        if any(placed.graph.computes_only(prim) for placed in found.values() for prim in (Add, Zero)):
+        if any(placed.graph.only is prim for placed in found.values() for prim in (Add, Zero)):
             raise UserError("only chains can be tabulated", got=f"{space.name}, in which {name} may be cut away")
         row, row_weights = [], []
         for values in product(*(range(size) for _, size in deciders)):

@@ -21,7 +21,7 @@ def structure(arch: Arch) -> Mapping[str, Mapping[str, int]]:
     many are stacked.
     """
     simple = simplify(arch)
-    sums = {n.name for n in simple.nodes if simple.placed(n).graph.computes_only(Add)}
+    sums = {n.name for n in simple.nodes if simple.placed(n).graph.only is Add}
     op = {INPUT: INPUT} | {n.name: str(n.op) for n in simple.nodes}
     bottlenecks = _bottlenecks(simple)
     neighbourhoods: Counter[str] = Counter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from hwnas.errors import UserError
 from hwnas.ir.prims import Linear
-from hwnas.ir.tensor import TensorSpec
 from hwnas.lower.torch import ACTIVATIONS, Mode, apply_prim
 from hwnas.supernet.fuse import Norm, Step, fuse
 from hwnas.supernet.merge import Program, Weight
@@ -44,33 +42,33 @@ class Execution(ABC):
         """
 
 
-Load = Callable[[Program], Execution]
+Load = Callable[[Sequence[int]], Execution]  # of some candidates
 
 
 def in_parts(
-    program: Program, load: Load, limit: int, images: int, at_most: int | None = None
-) -> Iterator[tuple[list[int], Execution]]:
+    candidates: Sequence[int], load: Load, limit: int, images: int, at_most: int | None = None
+) -> Iterator[tuple[Sequence[int], Execution]]:
     """All candidates, as many side by side as `limit` bytes of activations allow for a batch of so many images.
 
-    Yields the candidates' numbers and how they run. Parts share nothing: what two have in common runs twice. Where there are to
-    be `at_most` in a part, because others are prepared meanwhile, the first parts are smaller, since nobody works before the
-    first is ready. UserError if one candidate by itself needs more memory.
+    Yields candidates, in their order, and how they run. Parts share nothing: what two have in common runs twice. Where there
+    are to be `at_most` in a part, because others are prepared meanwhile, the first parts are smaller, since nobody works before
+    the first is ready. UserError if one candidate by itself needs more memory.
     """
-    left = program.in_order(range(len(program.outputs)))
+    left = candidates
     most = at_most or len(left)
     size = most if at_most is None else max(1, at_most // 8)
     while left:
         size = min(size, len(left))
-        part = load(program.part(left[:size]))
+        part = load(left[:size])
         memory = part.memory(images)
         if memory <= limit:
             yield left[:size], part
             left = left[size:]
-            size = min(most, 2 * size)
+            size = min(most, size + (size + 1) // 2)  # which does not take longer than what runs meanwhile
         elif size > 1:
             most = size = max(1, min(size - 1, size * limit // memory))
         else:
-            needed = max(load(program.part([c])).memory(images) for c in range(len(program.outputs)))
+            needed = max(load([c]).memory(images) for c in candidates)
             raise UserError(
                 f"one candidate by itself, {images} images at a time, needs more memory than its limit", got=f"{limit} bytes",
                 remedy=f"allow {needed} bytes",
@@ -86,17 +84,15 @@ class TorchExecution(Execution):
     def __init__(self, program: Program, weights: Weights) -> None:
         self.fused, self.weights = fuse(program), weights
         self.everyone = range(len(program.outputs))
-        self.schedule = Schedule(self.fused, self)
+        step_bytes = [(step.spec.bytes, self._scratch_bytes(step)) for step in self.fused.steps]
+        self.schedule = Schedule(self.fused, program.input.bytes, step_bytes)
         self.plan = self.schedule.plan(self.everyone, breadth=False)
         self.statistics: dict[int, tuple[Tensor, Tensor]] = {}  # of a step's norm: mean and variance
 
     def memory(self, images: int) -> int:
         return images * self.plan.peak_bytes
 
-    def value_bytes(self, spec: TensorSpec) -> int:
-        return spec.bytes
-
-    def scratch_bytes(self, step: Step) -> int:
+    def _scratch_bytes(self, step: Step) -> int:
         """An input with an activation of its own, or the output before its norm or activation."""
         before = self.fused.spec(step.inputs[0])
         return max(before.bytes if step.before else 0, step.spec.bytes if step.norm or step.after else 0)
@@ -122,7 +118,7 @@ class TorchExecution(Execution):
 
     def _run(self, images: Tensor, normalise: Normalise, candidates: Sequence[int]) -> Tensor:
         """In the order of all candidates, which some of them never need more memory in; in one of their own they may."""
-        needed = set(chain(*(self.schedule.needed(c) for c in candidates)))
+        needed = self.schedule.needed(candidates)
         values = {0: images}
         for stage, dead in zip(self.plan.stages, self.plan.dead, strict=True):
             for number in stage:

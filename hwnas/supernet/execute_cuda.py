@@ -8,72 +8,24 @@ whoever writes a value applies its norm, and fewer values are written (see gathe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwnas.ir import prims
-from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
-from hwnas.kernels.merged_program import ACTIVATIONS, NORM, PACK, PROBLEM, SHAPES, Launches, Table
-from hwnas.supernet.execute import Execution, Weights
-from hwnas.supernet.fuse import Fused, Step, fuse
+from hwnas.kernels.merged_program import NORM, SHAPES, Launches, Table
+from hwnas.supernet.execute import Execution
+from hwnas.supernet.forms import Forms
+from hwnas.supernet.fuse import Fused, fuse
 from hwnas.supernet.gather import gather
-from hwnas.supernet.merge import Program, Weight
-from hwnas.supernet.problems import COLUMNS, Problems, dims, is_dense, problem_of
+from hwnas.supernet.merge import Program
+from hwnas.supernet.problems import dims, is_dense
 from hwnas.supernet.schedule import Schedule
 
-
-def _padded(channels: int) -> int:
-    return -(-channels // 4) * 4
-
-
-_OWN = ("problem", "terms", "after", "last", "normed", "bias", "gamma", "beta", "weight", "s0", "s1", "s2", "s3")
-_OPERAND = ("value", "first", "second", "channels", "pool")
-_IN_ROWS = sorted({*COLUMNS, *_OWN} & set(PROBLEM.names or ()))
-
-
-class Views:
-    """Addresses and strides of the supernet's weights, each looked up once; dense ones packed, which takes as much again."""
-
-    def __init__(self, weights: Weights, device: torch.device) -> None:
-        self.weights, self.device = weights, device
-        self._known: dict[Weight | None, tuple[int, ...]] = {None: (0, 0, 0, 0, 0)}
-        self._packed: dict[Weight, Tensor] = {}
-        self._waiting: list[tuple[int, ...]] = []
-        self.problems = Problems()
-
-    def __call__(self, weight: Weight | None) -> tuple[int, ...]:
-        if weight is not None and weight not in self._known:
-            tensor = self.weights(weight)
-            self._known[weight] = tensor.data_ptr(), *(*tensor.stride(), 0, 0, 0)[:4]
-        return self._known[weight]
-
-    def packed(self, weight: Weight) -> tuple[int, ...]:
-        """The address alone; what lies there is known once `pack` has run."""
-        if weight not in self._packed:
-            o, c, *kernels = weight.shape
-            kernel_h, kernel_w = kernels or (1, 1)
-            tensor = torch.empty(kernel.packed_floats(o, c, kernel_h * kernel_w), device=self.device)
-            self._packed[weight] = tensor
-            address, *strides = self(weight)
-            self._waiting.append((address, tensor.data_ptr(), *strides, o, c, kernel_h, kernel_w))
-        return self._packed[weight].data_ptr(), 0, 0, 0, 0
-
-    def pack(self) -> None:
-        """What has been asked for since."""
-        if self._waiting:
-            table = np.zeros(len(self._waiting), PACK)
-            columns = list(zip(*self._waiting, strict=True))
-            for name, column in zip(("weight", "packed"), columns, strict=False):
-                table[name] = column
-            table["weight_stride"] = np.array(columns[2:6]).T
-            for name, column in zip(("o", "c", "kernel_h", "kernel_w"), columns[6:], strict=True):
-                table[name] = column
-            self._waiting = []
-            kernel.run(kernel.prepare([(kernel.PACKS, table)], self.device))
+_ABSENT = [(0,) * (kernel.TERMS - count) for count in range(kernel.TERMS + 1)]
 
 
 class _Phase:
@@ -82,104 +34,84 @@ class _Phase:
     known: whether the statistics of batch norms are, so that whoever writes a value applies its norm.
     """
 
-    def __init__(self, fused: Fused, views: Views, known: bool) -> None:
+    def __init__(self, fused: Fused, forms: Forms, known: bool) -> None:
         self.known = known
-        self.program, self.tasks = gather(fused, known, is_dense, kernel.TERMS, kernel.POOLED_ACTIVATIONS)
-        self.problems = views.problems
-        self.numbers = [self.problems(task, self.program.spec(task.inputs[0])) for task in self.tasks]
-        self.schedule = Schedule(self.program, self)
+        self.program, tasks = gather(fused, known, is_dense, kernel.TERMS, kernel.POOLED_ACTIVATIONS)
+        specs = [fused.input, *(task.spec for task in tasks)]
+        numbers = [forms(task, specs[task.inputs[0]]) for task in tasks]
+        forms.settle()
+        self.rows, self.beside = forms.rows[numbers], forms.beside[numbers]
+        self.steps = np.array([task.number for task in tasks], np.int64)
+        self.inputs = np.array([task.inputs + _ABSENT[len(task.inputs)] for task in tasks], np.int64)
+        pools = np.array([task.pools + _ABSENT[len(task.pools)] for task in tasks], np.int32)
+        self._fill(pools)
+        self.norms = np.zeros(len(tasks), NORM)
+        for name in ("gamma", "beta", "eps"):
+            self.norms[name] = self.beside[name]
+        self.norms["c"] = self.rows["o"] * self.beside["normed"]
+        c, h, w = dims(fused.input)
+        step_bytes = zip(self._value_bytes().tolist(), self._scratch_bytes().tolist(), strict=True)
+        self.schedule = Schedule(self.program, 4 * int(_padded(c)) * h * w, list(step_bytes))
         everyone = range(len(fused.outputs))
         self.plan = self.schedule.plan(everyone, breadth=True)
         if len(everyone) == 1:
             deep = self.schedule.plan(everyone, breadth=False)
             self.plan = min(self.plan, deep, key=lambda plan: plan.value_bytes + plan.scratch_bytes)
-        self.offset = np.zeros(len(self.tasks) + 1, np.int64)
+        self.offset = np.zeros(len(tasks) + 1, np.int64)
         self.offset[list(self.plan.offset)] = list(self.plan.offset.values())
-        self.steps = np.array([task.number for task in self.tasks], np.int64)
-        self._fill(views)
+
+    def _fill(self, pools: Table) -> None:
+        raw = (self.beside["normed"] > 0) & (not self.known)
+        channels = np.concatenate(([self.program.input.dims[0]], self.rows["o"]))
+        left = np.concatenate(
+            ([0], np.where(raw, self.rows["after"], 0))
+        )  # to readers: the activation after a norm that they apply
+        read = self.rows["in"]
+        read["first"], read["channels"], read["pool"] = left[self.inputs], channels[self.inputs], pools
+        read["second"][:, 0] = self.beside["before"]
+        self.rows["after"][raw] = 0
+        self.beside["shape"][pools.any(1) & (self.beside["shape"] == kernel.SUM)] = kernel.POOLED_SUM
 
     @property
     def image_bytes(self) -> int:
         return self.plan.value_bytes + self.plan.scratch_bytes
 
-    def _fill(self, views: Views) -> None:
-        own, operands, eps = [], [], []
-        nothing = (0, 0, 0, 1, 0)
-        channels = [self.program.input.dims[0]]
-        left = [0]  # to readers: the activation after a norm that they apply
-        for task, number in zip(self.tasks, self.numbers, strict=True):
-            raw = task.norm is not None and not self.known
-            weight: tuple[int, ...] = (0,) * 5
-            if task.weight is not None:
-                weight = views.packed(task.weight) if views.problems.found[number].kind == "dense" else views(task.weight)
-            gamma = beta = 0
-            if task.norm:
-                gamma, beta = views(task.norm.scale)[0], views(task.norm.shift)[0]
-            after = ACTIVATIONS[task.after]
-            terms = 0 if type(task.prim) is prims.Zero else len(task.inputs)
-            own.append((
-                number, terms, 0 if raw else after, ACTIVATIONS[task.last], task.norm is not None,
-                views(task.bias)[0] if task.bias else 0, gamma, beta, *weight,
-            ))  # fmt: skip
-            eps.append(task.norm.eps if task.norm else 0.0)
-            read = [(v, left[v], 0, channels[v], pool) for v, pool in zip(task.inputs, task.pools, strict=True)]
-            if task.before:
-                read[0] = (*read[0][:2], ACTIVATIONS[task.before], *read[0][3:])
-            operands.append(read + [nothing] * (kernel.TERMS - len(read)))
-            left.append(after if raw else 0)
-            channels.append(task.spec.dims[0])
-        columns = dict(zip(_OWN, np.array(own, np.int64).T, strict=True))
-        columns |= dict(zip(COLUMNS, views.problems.table()[columns["problem"]].T, strict=True))
-        self.columns = columns
-        self.rows, self.norms = np.zeros(len(own), PROBLEM), np.zeros(len(own), NORM)
-        for name in _IN_ROWS:
-            self.rows[name] = columns[name]
-        self.rows["weight_stride"] = np.stack([columns[f"s{i}"] for i in range(4)], 1)
-        for name, values in zip(_OPERAND, np.moveaxis(np.array(operands, np.int64), 2, 0), strict=True):
-            if name == "value":
-                self.inputs = values
-            else:
-                self.rows["in"][name] = values
-        pooled = self.rows["in"]["pool"].any(1) & (columns["shape"] == kernel.SUM)
-        columns["shape"] = np.where(pooled, kernel.POOLED_SUM, columns["shape"])
-        self.norms["gamma"], self.norms["beta"], self.norms["eps"] = columns["gamma"], columns["beta"], eps
-        self.norms["c"] = columns["o"] * columns["normed"]
+    def _value_bytes(self) -> Table:
+        rows = self.rows
+        bytes_: Table = 4 * _padded(rows["o"]) * rows["ho"] * rows["wo"]
+        return bytes_
 
-    def value_bytes(self, spec: TensorSpec) -> int:
-        c, h, w = dims(spec)
-        return 4 * _padded(c) * h * w
-
-    def scratch_bytes(self, step: Step) -> int:
+    def _scratch_bytes(self) -> Table:
         """Moments of every tile, if each image had tiles of its own."""
-        if step.norm is None or self.known:
-            return 0
-        tiling = self.problems.found[self.problems(step, self.program.spec(step.inputs[0]))].tiling
-        tiles = -(-tiling.places // tiling.at_once) * tiling.parts
-        return tiles * (8 * _padded(step.spec.dims[0]) + 4) + 12
+        beside = self.beside
+        tiles = -(-beside["places"] // beside["at_once"]) * beside["parts"]
+        return np.where((beside["normed"] > 0) & (not self.known), tiles * (8 * _padded(self.rows["o"]) + 4) + 12, 0)
 
 
-def covers(program: Program) -> bool:
-    """Whether the kernels know every prim, and no candidate's logits are the images."""
-    found = {(id(v.prim), len(v.inputs), id(x := program.spec(v.inputs[0])), id(v.spec)): (v, x) for v in program.values}
-    return all(program.outputs) and all(problem_of(v.prim, len(v.inputs), x, v.spec) for v, x in found.values())
+def _padded(channels: Table | int) -> Table:
+    return kernel.padded(np.asarray(channels, np.int64))
 
 
 class CudaExecution(Execution):
     """Breadth first, or depth first where a single candidate needs less memory so. Statistics lie in rows of all channels."""
 
-    def __init__(self, program: Program, views: Views, device: torch.device) -> None:
-        self.device, self.outputs = device, len(program.outputs)
-        self._views = views  # which own the packed weights
-        fused = fuse(program)
-        self.calibrating, self.scoring = (_Phase(fused, views, known) for known in (False, True))
-        views.pack()
+    def __init__(self, program: Program, forms: Forms) -> None:
+        self.device, self.outputs = forms.device, len(program.outputs)
+        self._forms = forms  # which own the packed weights
+        self._fused = fuse(program)
+        self.calibrating = _Phase(self._fused, forms, False)
         normed = self.calibrating.norms["c"] > 0
-        widths = kernel.padded(self.calibrating.norms["c"][normed].astype(np.int64))
+        widths = _padded(self.calibrating.norms["c"][normed])
         self.channels = max(4, int(widths.sum()))  # of all norms
-        self.first_channel = np.full(len(fused.steps), -1)  # of a step's norm, by its number, if it has one
+        self.first_channel = np.full(len(self._fused.steps), -1)  # of a step's norm, by its number, if it has one
         self.first_channel[self.calibrating.steps[normed]] = np.cumsum(widths) - widths
         self.statistics = torch.empty(0)  # [mean and variance, channels]
         self._ready: dict[tuple[int, tuple[int, ...]], tuple[Launches, Tensor, list[Tensor], Tensor]] = {}
+
+    @cached_property
+    def scoring(self) -> _Phase:
+        """Made while the GPU recalibrates."""
+        return _Phase(self._fused, self._forms, True)
 
     @property
     def _norm_bytes(self) -> int:
@@ -234,8 +166,8 @@ class CudaExecution(Execution):
             norms["mean"], norms["m2"] = (row.data_ptr() + channel for row in self.statistics)
             norms["tiles"] = norms["groups"] = 1
             norms["pixels"] = one.data_ptr()
-            kernel.run(kernel.prepare([(kernel.NORMS, norms)], self.device))
-        needed = set(chain(*(phase.schedule.needed(i) for i in which)))
+            kernel.run(kernel.prepare([(norms, np.full(len(norms), kernel.NORMS))], self.device))
+        needed = phase.schedule.needed(which)
         stages = [[task for task in stage if task in needed] for stage in phase.plan.stages]
         launches, _ = self._launches(phase, [s for s in stages if s], arena, coefficients, tile, 1)
         outputs = []
@@ -243,14 +175,14 @@ class CudaExecution(Execution):
             value = phase.program.outputs[i]
             classes = phase.program.spec(value).dims[0]
             start = tile * int(phase.offset[value]) // 4
-            lines = arena[start : start + tile * _padded(classes)].view(tile, -1)
+            lines = arena[start : start + tile * int(_padded(classes))].view(tile, -1)
             outputs.append(lines[:, :classes])
         return launches, arena, outputs, coefficients
 
     def _put(self, phase: _Phase, arena: Tensor, images: Tensor) -> None:
         """The images go where value 0 lies."""
         c, h, w = dims(phase.program.input)
-        place = arena[: len(images) * h * w * _padded(c)].view(len(images), h, w, -1)
+        place = arena[: len(images) * h * w * int(_padded(c))].view(len(images), h, w, -1)
         place[..., c:] = 0
         place[..., :c] = images.view(len(images), c, h, w).permute(0, 2, 3, 1)
 
@@ -275,32 +207,29 @@ class CudaExecution(Execution):
     ) -> tuple[Launches, Tensor | None]:
         """Of all stages, for so many images a group; and memory for moments, where a norm wants to know its statistics."""
         tasks = np.array(list(chain(*stages)), np.int64)
-        stage = np.repeat(np.arange(len(stages)), [len(s) for s in stages])
-        shapes = phase.columns["shape"][tasks]
-        order = np.lexsort((shapes, stage))
-        tasks, stage, shapes = tasks[order], stage[order], shapes[order]
-        column = {name: phase.columns[name][tasks] for name in ("places", "at_once", "parts", "flat", "normed", "o")}
-        rows, inputs = phase.rows[tasks], phase.inputs[tasks]
+        key = np.repeat(np.arange(len(stages)), [len(s) for s in stages]) * SHAPES + phase.beside["shape"][tasks]
+        order = np.argsort(key, kind="stable")
+        tasks, key = tasks[order], key[order]
+        rows, beside, inputs = phase.rows[tasks], phase.beside[tasks], phase.inputs[tasks]
         place = arena.data_ptr() + images * groups * phase.offset
         rows["images"], rows["groups"], rows["y"] = images, groups, place[tasks + 1]
-        rows["tiles"] = tiles = -(-images * column["places"] // column["at_once"]) * column["parts"]
-        flat = column["flat"] > 0
+        rows["tiles"] = tiles = -(-images * beside["places"] // beside["at_once"]) * beside["parts"]
+        flat = rows["flat"] > 0
         for name in ("images", "h", "ho"):
             rows[name][flat] = 1
-        for name, values in (("w", images * column["places"]), ("wo", images * column["places"]), ("tiles_x", tiles)):
+        for name, values in (("w", images * beside["places"]), ("wo", images * beside["places"]), ("tiles_x", tiles)):
             rows[name][flat] = values[flat]
         rows["in"]["x"], rows["in"]["norm_stride"] = place[inputs], self.channels
         channel = np.concatenate(([-1], self.first_channel[phase.steps]))  # of each value
+        of = tasks + 1 if phase.known else inputs
         for name, part in (("scale", coefficients[0]), ("shift", coefficients[1])):
-            if phase.known:
-                rows[name] = np.where(channel[tasks + 1] >= 0, part.data_ptr() + 4 * channel[tasks + 1], 0)
-            else:
-                rows["in"][name] = np.where(channel[inputs] >= 0, part.data_ptr() + 4 * channel[inputs], 0)
-        launches: list[tuple[tuple[int, int], tuple[int, Table]]] = []
+            (rows if phase.known else rows["in"])[name] = np.where(channel[of] >= 0, part.data_ptr() + 4 * channel[of], 0)
+        tables = [(rows, key)]
         scratch = None
-        if not phase.known and column["normed"].any():
-            normed = column["normed"] > 0
-            means = normed * groups * tiles * kernel.padded(column["o"])
+        normed = beside["normed"] > 0
+        if not phase.known and normed.any():
+            stage = key // SHAPES
+            means = normed * groups * tiles * _padded(rows["o"])
             floats = 2 * means + normed * groups * kernel.padded(tiles)
             starts = np.cumsum(floats) - floats
             starts = starts - starts[np.searchsorted(stage, stage)]  # each stage writes over the one before
@@ -310,9 +239,5 @@ class CudaExecution(Execution):
             norms = self._norms(phase, tasks[normed], coefficients)
             for name in ("mean", "m2", "pixels", "tiles", "groups"):
                 norms[name] = rows[name][normed]
-            for number in np.unique(stage[normed]):
-                launches.append(((int(number), kernel.NORMS), (kernel.NORMS, norms[stage[normed] == number])))
-        cuts = np.flatnonzero(np.diff(stage * SHAPES + shapes, prepend=-1))
-        for first, last in zip(cuts, (*cuts[1:], len(tasks)), strict=True):
-            launches.append(((int(stage[first]), int(shapes[first])), (int(shapes[first]), rows[first:last])))
-        return kernel.prepare([launch for _, launch in sorted(launches, key=lambda at: at[0])], self.device), scratch
+            tables.append((norms, stage[normed] * SHAPES + kernel.NORMS))
+        return kernel.prepare(tables, self.device), scratch

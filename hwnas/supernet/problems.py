@@ -5,16 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from hwnas.ir import prims
 from hwnas.ir.prims import Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.kernels import merged_program as kernel
-from hwnas.kernels.merged_program import KINDS, Table, Tiling, Window
-from hwnas.supernet.fuse import Step
-
-COLUMNS = ("kind", *Window._fields, *Tiling._fields)  # of a table of problems
+from hwnas.kernels.merged_program import Tiling, Window
 
 
 def dims(spec: TensorSpec) -> tuple[int, int, int]:
@@ -86,25 +81,3 @@ def _window(prim: Prim, x: TensorSpec) -> tuple[int, int, int, int, int]:
 
 def is_dense(prim: Prim) -> bool:
     return isinstance(prim, prims.Conv) and prim.groups == 1
-
-
-class Problems:
-    """Of prims on specs, each known by its place in memory, since their contents are slow to compare."""
-
-    def __init__(self) -> None:
-        self.found: list[Problem] = []
-        self._known: dict[tuple[int, int, int], tuple[int, object]] = {}
-
-    def __call__(self, step: Step, x: TensorSpec) -> int:
-        """The number of its problem in `found`."""
-        key = id(step.prim), id(x), id(step.spec)
-        if key not in self._known:
-            problem = problem_of(step.prim, 1 if is_dense(step.prim) else len(step.inputs), x, step.spec)
-            assert problem is not None
-            self._known[key] = len(self.found), (step.prim, x, step.spec)  # which keep their places
-            self.found.append(problem)
-        return self._known[key][0]
-
-    def table(self) -> Table:
-        """Of each problem the COLUMNS."""
-        return np.array([(KINDS[p.kind], *p.window, *p.tiling) for p in self.found], np.int64)

@@ -7,23 +7,11 @@ candidate, where memory is short.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
-from hwnas.ir.tensor import TensorSpec
-from hwnas.supernet.fuse import Fused, Step
-
-
-class Footprint(Protocol):
-    """What a device needs for one image, in bytes."""
-
-    def value_bytes(self, spec: TensorSpec) -> int:
-        """A value of this spec."""
-
-    def scratch_bytes(self, step: Step) -> int:
-        """What a step needs beside its inputs and its output."""
+from hwnas.supernet.fuse import Fused
 
 
 @dataclass(frozen=True)
@@ -44,10 +32,10 @@ class Plan:
 
 
 class Schedule:
-    """Of a program's candidates, for a device with this footprint."""
+    """Of a program's candidates. For one image the input takes so many bytes, and each step for its output and beside it."""
 
-    def __init__(self, program: Fused, footprint: Footprint) -> None:
-        self.program, self.footprint = program, footprint
+    def __init__(self, program: Fused, input_bytes: int, step_bytes: Sequence[tuple[int, int]]) -> None:
+        self.program, self._input_bytes, self._bytes = program, input_bytes, step_bytes
 
     @cached_property
     def _level(self) -> list[int]:
@@ -57,21 +45,18 @@ class Schedule:
             level.append(1 + max(level[value] for value in step.inputs))
         return level
 
-    @cached_property
-    def _bytes(self) -> list[tuple[int, int]]:
-        """Of each step its output and its scratch, for one image."""
-        footprint = self.footprint
-        return [(footprint.value_bytes(s.spec), footprint.scratch_bytes(s)) for s in self.program.steps]
-
-    def needed(self, candidate: int) -> list[int]:
-        """The steps of a candidate, in order."""
-        found, stack = set[int](), [self.program.outputs[candidate] - 1]
-        while stack:
-            step = stack.pop()
-            if step >= 0 and step not in found:
-                found.add(step)
-                stack.extend(value - 1 for value in self.program.steps[step].inputs)
-        return sorted(found)
+    def needed(self, candidates: Iterable[int]) -> dict[int, None]:
+        """The steps of these candidates, one candidate's after the other's, each in the program's order."""
+        steps, found = self.program.steps, dict[int, None]()
+        for candidate in candidates:
+            own, waiting = set[int](), [self.program.outputs[candidate]]
+            while waiting:
+                value = waiting.pop()
+                if value and value - 1 not in found and value - 1 not in own:
+                    own.add(value - 1)
+                    waiting += steps[value - 1].inputs
+            found.update(dict.fromkeys(sorted(own)))
+        return found
 
     def plan(self, candidates: Sequence[int], breadth: bool) -> Plan:
         """These candidates, in this order."""
@@ -90,18 +75,15 @@ class Schedule:
     def _stages(self, candidates: Sequence[int], breadth: bool) -> list[list[int]]:
         if breadth:
             levels: dict[int, list[int]] = {}
-            for step in sorted(set().union(*(self.needed(c) for c in candidates))):
+            for step in sorted(self.needed(candidates)):
                 levels.setdefault(self._level[step + 1], []).append(step)
             return [levels[level] for level in sorted(levels)]
-        steps: dict[int, None] = {}
-        for candidate in candidates:
-            steps.update(dict.fromkeys(self.needed(candidate)))
-        return [[step] for step in steps]
+        return [[step] for step in self.needed(candidates)]
 
     def _place(self, stages: Sequence[Sequence[int]], dead: Sequence[Sequence[int]]) -> tuple[dict[int, int], int, int, int]:
         """Values into the smallest gap that holds them, or at the end: where, and what is needed of each kind and at once."""
         most = 0
-        top = highest = peak = self.footprint.value_bytes(self.program.input)
+        top = highest = peak = self._input_bytes
         offset, size = {0: 0}, {0: top}
         gaps: list[tuple[int, ...]] = []  # (bytes, offset), none beside another
         for number, stage in enumerate(stages):

@@ -22,8 +22,9 @@ from hwnas.data import Augmentation, SearchData
 from hwnas.lower.torch import ArchModule
 from hwnas.space import Genotype
 from hwnas.supernet.checkpoint import load_checkpoint, save_checkpoint
-from hwnas.supernet.evaluate import Evaluation, evaluate, tensors
+from hwnas.supernet.evaluate import evaluate, tensors
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation
 
 Progress = Callable[[int, int, float], None]  # epochs done, of how many, the last epoch's mean loss
 

@@ -204,7 +204,7 @@ def renamed(arch: Arch, rng: random.Random) -> Arch:
     while waiting:
         node = rng.choice([n for n in waiting if set(n.inputs) <= ready])
         inputs = list(node.inputs)
-        if arch.placed(node).graph.computes_only(Add):
+        if arch.placed(node).graph.only is Add:
             rng.shuffle(inputs)
         done.append(Node(names[node.name], node.op, tuple(names[i] for i in inputs)))
         ready.add(node.name)

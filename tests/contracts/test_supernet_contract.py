@@ -146,7 +146,7 @@ def test_many_paths_merged_are_the_derived_networks_recalibrated_and_evaluated(s
     classes = simplify(space.decode(paths[0])).specs[space.output].elements
     parts = (images(space, count, seed).numpy() for seed, count in ((6, 24), (7, 17)))
     data = SearchData(*(Split(x, rng.integers(0, classes, len(x))) for x in parts))
-    found = evaluate_many(supernet, [simplify(space.decode(g)) for g in paths], data, batch_size=8, batches=3, seed=1)
+    found = evaluate_many(supernet, paths, data, batch_size=8, batches=3, seed=1)
     for genotype, merged in zip(paths, found, strict=True):
         network = to_torch(simplify(space.decode(genotype)), derive(supernet, genotype))
         recalibrate(network, data.train, batch_size=8, batches=3, seed=1)

@@ -20,9 +20,10 @@ from hwnas.search.admission import Admission, Traits
 from hwnas.search.inner import search_additive
 from hwnas.search.strategy import Trial, make_strategy
 from hwnas.spaces import make_space
-from hwnas.supernet.evaluate import Evaluation, evaluate
+from hwnas.supernet.evaluate import evaluate
 from hwnas.supernet.race import Race
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation
 from hwnas.supernet.train import Recipe, train_network
 
 SPACE = make_space("chain(kind='dense',input=(6,),classes=3,layers=2,widths=(4,8),activations=('relu','tanh'))")

@@ -10,10 +10,11 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hwnas.data import SearchData
 from hwnas.errors import UserError
-from hwnas.ir.arch import Arch
 from hwnas.ir.simplify import simplify
 from hwnas.lower.torch import to_torch
 from hwnas.space import Genotype, Space
@@ -21,11 +22,12 @@ from hwnas.spaces import make_space
 from hwnas.supernet import evaluate as module
 from hwnas.supernet import executions
 from hwnas.supernet.derive import derive
-from hwnas.supernet.evaluate import Evaluation, Tally, evaluate, evaluate_many, recalibrate
-from hwnas.supernet.execute import Execution, TorchExecution
+from hwnas.supernet.evaluate import evaluate, evaluate_many, recalibrate
+from hwnas.supernet.execute import Execution, TorchExecution, in_parts
 from hwnas.supernet.merge import merge
 from hwnas.supernet.race import Race
 from hwnas.supernet.supernet import Supernet
+from hwnas.supernet.tally import Evaluation, Tally, look
 
 CALIBRATION = {"batch_size": 10, "batches": 3, "seed": 4}
 
@@ -44,10 +46,6 @@ def supernet(small_space) -> Supernet:
 def sample(space: Space, count: int, seed: int = 0) -> list[Genotype]:
     rng = random.Random(seed)
     return [space.sample(rng) for _ in range(count)]
-
-
-def archs(space: Space, genotypes: list[Genotype]) -> list[Arch]:
-    return [simplify(space.decode(g)) for g in genotypes]
 
 
 def one_by_one(supernet: Supernet, genotype: Genotype, data: SearchData) -> Evaluation:
@@ -73,7 +71,7 @@ def test_many_are_each_by_itself(small_space, supernet, small_data, way):
     genotypes = sample(small_space, 9)
     genotypes += genotypes[:2]  # twice the same
     expected = [one_by_one(supernet, g, small_data) for g in genotypes]
-    assert close(evaluate_many(supernet, archs(small_space, genotypes), small_data, **CALIBRATION), expected)
+    assert close(evaluate_many(supernet, genotypes, small_data, **CALIBRATION), expected)
     assert len({e.loss for e in expected}) > 4  # or nothing would be shown
 
 
@@ -83,11 +81,11 @@ def test_none_at_all(supernet, small_data):
 
 def test_the_supernet_stays_as_it_is(small_space, supernet, small_data, state_of, way):
     before = state_of(supernet)
-    evaluate_many(supernet, archs(small_space, sample(small_space, 3)), small_data, **CALIBRATION)
+    evaluate_many(supernet, sample(small_space, 3), small_data, **CALIBRATION)
     assert all(torch.equal(before[name], value) for name, value in state_of(supernet).items())
 
 
-def least(supernet: Supernet, chosen: list[Arch], data: SearchData) -> int:
+def least(supernet: Supernet, chosen: list[Genotype], data: SearchData) -> int:
     with pytest.raises(UserError, match="by itself") as refused:
         evaluate_many(supernet, chosen, data, **CALIBRATION, memory_limit=1)
     found = re.search(r"allow (\d+) bytes", str(refused.value))
@@ -97,9 +95,8 @@ def least(supernet: Supernet, chosen: list[Arch], data: SearchData) -> int:
 
 def test_any_memory_that_one_candidate_fits_into_gives_the_same(small_space, supernet, small_data, way, monkeypatch):
     genotypes = sample(small_space, 7)
-    chosen = archs(small_space, genotypes)
     expected = [one_by_one(supernet, g, small_data) for g in genotypes]
-    needed = least(supernet, chosen, small_data)
+    needed = least(supernet, genotypes, small_data)
     sizes = []
     in_parts = module.in_parts
 
@@ -113,11 +110,48 @@ def test_any_memory_that_one_candidate_fits_into_gives_the_same(small_space, sup
     parts = []
     for limit in (needed, needed * 3 // 2, 100 * needed):
         sizes.clear()
-        assert close(evaluate_many(supernet, chosen, small_data, **CALIBRATION, memory_limit=limit), expected)
+        assert close(evaluate_many(supernet, genotypes, small_data, **CALIBRATION, memory_limit=limit), expected)
         assert sum(sizes) == len(genotypes)
         parts.append(len(sizes))
     assert parts[0] >= parts[1] >= parts[2] == 1
-    assert parts[0] > 1 or way == "native"  # which may need no more for all than for the largest
+
+
+class Sized(Execution):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def memory(self, images):
+        return self.size * images
+
+    def recalibrate(self, batches, limit):
+        raise NotImplementedError
+
+    def logits(self, images, limit, wanted=None):
+        raise NotImplementedError
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    limit=st.integers(1, 60),
+    at_most=st.none() | st.integers(1, 20),
+)
+def test_parts_are_as_large_as_the_limit_allows(sizes, limit, at_most):
+    """Candidates that share nothing, three images at a time."""
+
+    def load(candidates):
+        return Sized(sum(sizes[c] for c in candidates))
+
+    order = list(reversed(range(len(sizes))))
+    if 3 * max(sizes) > limit:
+        with pytest.raises(UserError, match=f"allow {3 * max(sizes)} bytes"):
+            list(in_parts(order, load, limit, 3, at_most))
+        return
+    parts = list(in_parts(order, load, limit, 3, at_most))
+    assert [c for part, _ in parts for c in part] == order
+    assert all(part.size == sum(sizes[c] for c in chosen) and part.memory(3) <= limit for chosen, part in parts)
+    assert all(len(chosen) <= (at_most or len(sizes)) for chosen, _ in parts)
+    if 3 * sum(sizes) <= limit and at_most is None:
+        assert len(parts) == 1
 
 
 def watch(monkeypatch, peaks: list[int]) -> None:
@@ -136,7 +170,7 @@ def watch(monkeypatch, peaks: list[int]) -> None:
 
 def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, small_data, monkeypatch):
     monkeypatch.setattr(executions.execute_cpu, "covers", lambda program: False)
-    chosen = archs(small_space, sample(small_space, 5))
+    chosen = sample(small_space, 5)
     needed, peaks = least(supernet, chosen, small_data), []
     watch(monkeypatch, peaks)
     evaluate_many(supernet, chosen, small_data, **CALIBRATION, memory_limit=needed)
@@ -144,7 +178,7 @@ def test_memory_of_the_torch_way_is_what_tensors_hold(small_space, supernet, sma
 
 
 def test_a_race_keeps_what_it_finishes_and_says_how_far_the_others_came(small_space, supernet, small_data, way):
-    chosen = archs(small_space, sample(small_space, 8, seed=2))
+    chosen = sample(small_space, 8, seed=2)
     full = evaluate_many(supernet, chosen, small_data, **CALIBRATION)
     raced = evaluate_many(supernet, chosen, small_data, **CALIBRATION, race=Race(error=0.9, looks=3))
     images = len(small_data.validation)
@@ -174,9 +208,9 @@ def test_a_hopeless_candidate_is_stopped(small_space, supernet, make_split, monk
             answers = torch.where(knows[which][:, number], labels[number], (labels[number] + 1) % 3)
             return torch.nn.functional.one_hot(answers, 3).float()
 
-    monkeypatch.setattr(module, "loader", lambda program, weights, device: lambda part: Told())
-    monkeypatch.setattr(module, "in_parts", lambda program, load, *rest: [([0, 1, 2], load(program))])
-    found = evaluate_many(supernet, archs(small_space, sample(small_space, 3)), data, **CALIBRATION, race=Race())
+    monkeypatch.setattr(module, "executor", lambda weights, device: lambda program: Told())
+    monkeypatch.setattr(module, "in_parts", lambda candidates, load, *rest: [([0, 1, 2], load(candidates))])
+    found = evaluate_many(supernet, sample(small_space, 3), data, **CALIBRATION, race=Race())
     assert [e.images for e in found] == [240, 15, 240]
     assert found[0].accuracy == 1
     assert found[1].accuracy == 0
@@ -189,8 +223,8 @@ def test_whoever_was_stopped_is_never_put_before_the_best_that_finished():
     best = torch.zeros(400, 2)
     best[:, 1] = 1.0  # wrong
     best[::2] = torch.tensor([1.0, 0.0])  # every second image right
-    tally.add([0], best[None], labels)
-    tally.add([1], torch.tensor([1.0, 0.0]).expand(1, 200, 2), labels[:200])  # all right of those that it has seen
+    tally.add([0], look(best[None], labels))
+    tally.add([1], look(torch.tensor([1.0, 0.0]).expand(1, 200, 2), labels[:200]))  # all right of those that it has seen
     finished, stopped = tally.evaluations()
     assert (finished.accuracy, finished.images) == (0.5, 400)
     assert stopped.images == 200
@@ -201,7 +235,7 @@ def test_some_candidates_keep_within_the_memory_even_if_they_need_more_than_all(
     """A race goes on with fewer candidates, whose order leaves other gaps."""
     space = make_space("mobilenet(input=(3,16,16),classes=3,stages=((8,2,2),(16,2,2)),se=True)")
     supernet, rng = Supernet(space), random.Random(7)
-    program = merge(archs(space, [space.sample(rng) for _ in range(6)]))
+    program = merge([simplify(space.decode(space.sample(rng))) for _ in range(6)])
     execution = TorchExecution(program, lambda weight: supernet.view(weight.bank, weight.shape).detach())
     some = [1, 2, 3, 4]
     assert execution.schedule.plan(some, breadth=False).peak_bytes > execution.plan.peak_bytes

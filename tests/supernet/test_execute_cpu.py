@@ -26,22 +26,23 @@ SPACES = {
 
 
 def prepared(name: str):
-    """A supernet of which nothing is neutral, its weights, and four candidates merged."""
+    """The weights of a supernet of which nothing is neutral, four candidates, batches and images."""
     space = make_space(SPACES[name])
     supernet, rng, noise = Supernet(space), random.Random(0), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in supernet.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.4 * torch.rand(parameter.shape, generator=noise) - 0.2)
-    program = merge([simplify(space.decode(space.sample(rng))) for _ in range(4)])
+    archs = [simplify(space.decode(space.sample(rng))) for _ in range(4)]
     batches = [torch.randn(24, *space.input.dims, generator=noise) for _ in range(2)]
     images = torch.randn(37, *space.input.dims, generator=noise)
-    return program, lambda weight: supernet.view(weight.bank, weight.shape).detach(), batches, images
+    return archs, lambda weight: supernet.view(weight.bank, weight.shape).detach(), batches, images
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_candidates_logits_are_those_of_float64(name):
-    program, weights, batches, images = prepared(name)
+    archs, weights, batches, images = prepared(name)
+    program = merge(archs)
     assert covers(program)
     with torch.inference_mode():
         exact = TorchExecution(program, lambda weight: weights(weight).double())
@@ -50,7 +51,7 @@ def test_every_candidates_logits_are_those_of_float64(name):
         native = CpuExecution(program, weights)
         native.recalibrate(batches, 1 << 34)
         found = native.logits(images, 1 << 34)
-        alone = CpuExecution(program.part([2]), weights)
+        alone = CpuExecution(merge(archs[2:3]), weights)
         alone.recalibrate(batches, alone.memory(24))
         by_itself = alone.logits(images, alone.memory(24))
     error = (found - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))
@@ -78,8 +79,8 @@ def main() -> None:
     """Prints how many bytes recalibration and validation add at their peak, how many they said they would for activations, and
     how many the images have, which are laid out anew."""
     name, candidates = sys.argv[1:]
-    program, weights, batches, images = prepared(name)
-    program = program.part(range(int(candidates)))
+    archs, weights, batches, images = prepared(name)
+    program = merge(archs[: int(candidates)])
     large, many = batches[0].repeat(20, 1, 1, 1), images.repeat(20, 1, 1, 1)
     with torch.inference_mode():
         for batch, validation in ((batches[0][:2], images[:2]), (large, many)):

@@ -10,7 +10,8 @@ import torch
 from hwnas.ir.simplify import simplify
 from hwnas.spaces import make_space
 from hwnas.supernet.execute import TorchExecution
-from hwnas.supernet.execute_cuda import CudaExecution, Views, covers
+from hwnas.supernet.execute_cuda import CudaExecution
+from hwnas.supernet.forms import Forms
 from hwnas.supernet.merge import merge
 from hwnas.supernet.supernet import Supernet
 
@@ -60,9 +61,10 @@ def error(found, expected):
 @torch.inference_mode()
 def test_logits_are_those_of_float64_however_much_memory_there_is(text):
     program, weights, batches, images = prepared(text, 4)
-    assert covers(program)
     expected = exact_logits(program, weights, batches, images)
-    native = CudaExecution(program, Views(weights, DEVICE), DEVICE)
+    forms = Forms(weights, DEVICE)
+    assert forms.covers(program)
+    native = CudaExecution(program, forms)
     native.recalibrate(batches, PLENTY)
     found = native.logits(images, PLENTY)
     assert error(found, expected) < 1e-5
@@ -82,7 +84,7 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
 def test_values_outside_the_range_of_float16_are_as_exact(text, scale):
     program, weights, batches, images = prepared(text, 3, scale)
     expected = exact_logits(program, weights, batches, images)
-    native = CudaExecution(program, Views(weights, DEVICE), DEVICE)
+    native = CudaExecution(program, Forms(weights, DEVICE))
     native.recalibrate(batches, PLENTY)
     assert error(native.logits(images, PLENTY), expected) < 1e-5
 
@@ -91,8 +93,8 @@ def test_values_outside_the_range_of_float16_are_as_exact(text, scale):
 @torch.inference_mode()
 def test_activations_keep_within_the_limit(text):
     program, weights, batches, images = prepared(text, 1)
-    views = Views(weights, DEVICE)
-    native = CudaExecution(program, views, DEVICE)
+    native = CudaExecution(program, Forms(weights, DEVICE))
+    _ = native.scoring  # which packs weights, that are no activations
     limit = native.memory(40)
     spare = 1 << 20  # tables and copies of the images
     for run in (lambda: native.recalibrate(batches, limit), lambda: native.logits(images, limit)):

@@ -49,7 +49,7 @@ class Evaluator(evaluator.Evaluator):
             race = Race(self.race) if self.race and not self.setting.front else None
             data = self._data(fidelity)
             evaluations = evaluate_many(
-                self.supernet, [self.setting.arch(trials[i].genotype) for i in chosen], data,
+                self.supernet, [trials[i].genotype for i in chosen], data,
                 seed=self.setting.seed, memory_limit=self.memory_limit, race=race,
             )  # fmt: skip
             for i, evaluation in zip(chosen, evaluations, strict=True):
