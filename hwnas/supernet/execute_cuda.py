@@ -92,12 +92,29 @@ def _padded(channels: Table | int) -> Table:
     return kernel.padded(np.asarray(channels, np.int64))
 
 
+class Room:
+    """Memory that programs use one after the other in a GPU's stream: what one has written means nothing to the next."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory = torch.empty(0, device=device)
+
+    def __call__(self, floats: int, most: int) -> Tensor:
+        """So many, of at most `most`. It grows by doubling, or the allocator would keep memory of every size there was."""
+        if floats > len(self._memory):
+            size = max(floats, min(2 * len(self._memory), most))
+            self._memory = torch.empty(0, device=self._device)  # before there is more
+            self._memory = torch.empty(size, device=self._device)
+        return self._memory[:floats]
+
+
 class CudaExecution(Execution):
     """Breadth first, or depth first where a single candidate needs less memory so. Statistics lie in rows of all channels."""
 
-    def __init__(self, program: Program, forms: Forms) -> None:
+    def __init__(self, program: Program, forms: Forms, room: Room) -> None:
+        """`forms` own the packed weights."""
         self.device, self.outputs = forms.device, len(program.outputs)
-        self._forms = forms  # which own the packed weights
+        self._forms, self._room = forms, room
         self._fused = fuse(program)
         self.calibrating = _Phase(self._fused, forms, False)
         normed = self.calibrating.norms["c"] > 0
@@ -126,18 +143,16 @@ class CudaExecution(Execution):
         self._ready = {}
         self.statistics = torch.zeros(2, self.channels, device=self.device)
         for start in range(0, len(batches), at_once):
-            self._calibrate(batches[start : start + at_once])
+            self._calibrate(batches[start : start + at_once], limit)
         self.statistics /= len(batches)
 
-    def _calibrate(self, batches: Sequence[Tensor]) -> None:
+    def _calibrate(self, batches: Sequence[Tensor], limit: int) -> None:
         """Adds each batch's means and variances to the statistics."""
         phase, size = self.calibrating, len(batches[0])
         images, coefficients = size * len(batches), self._coefficients(len(batches))
-        arena = self._memory(phase, images)
+        arena = self._memory(phase, images, limit)
         self._put(phase, arena, torch.cat(list(batches)))
-        launches, scratch = self._launches(phase, phase.plan.stages, arena, coefficients, size, len(batches))
-        kernel.run(launches)
-        del scratch  # whoever gets this memory next uses it later on the same stream
+        kernel.run(self._launches(phase, phase.plan.stages, arena, coefficients, size, len(batches)))
         self.statistics += coefficients[2:].sum(1)
 
     def logits(self, images: Tensor, limit: int, wanted: Sequence[int] | None = None) -> Tensor:
@@ -146,7 +161,7 @@ class CudaExecution(Execution):
         tile = -(-len(images) // parts)
         if (tile, which) not in self._ready:
             self._ready = {}
-            self._ready[tile, which] = self._prepare(tile, which)
+            self._ready[tile, which] = self._prepare(tile, which, limit)
         launches, arena, outputs, _ = self._ready[tile, which]
         found = []
         for part in range(parts):
@@ -156,9 +171,9 @@ class CudaExecution(Execution):
             found.append(torch.stack(outputs)[:, part * tile - start :])
         return torch.cat(found, 1)
 
-    def _prepare(self, tile: int, which: tuple[int, ...]) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
+    def _prepare(self, tile: int, which: tuple[int, ...], limit: int) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
         """Launches, the memory they work in, in it each candidate's logits [tile, classes], and the norms' coefficients."""
-        phase, arena, coefficients = self.scoring, self._memory(self.scoring, tile), self._coefficients(1)
+        phase, arena, coefficients = self.scoring, self._memory(self.scoring, tile, limit), self._coefficients(1)
         norms = self._norms(self.calibrating, np.flatnonzero(self.calibrating.norms["c"]), coefficients)
         if len(norms):
             channel = norms["scale"] - coefficients[0].data_ptr()
@@ -169,7 +184,7 @@ class CudaExecution(Execution):
             kernel.run(kernel.prepare([(norms, np.full(len(norms), kernel.NORMS))], self.device))
         needed = phase.schedule.needed(which)
         stages = [[task for task in stage if task in needed] for stage in phase.plan.stages]
-        launches, _ = self._launches(phase, [s for s in stages if s], arena, coefficients, tile, 1)
+        launches = self._launches(phase, [s for s in stages if s], arena, coefficients, tile, 1)
         outputs = []
         for i in which:
             value = phase.program.outputs[i]
@@ -186,8 +201,9 @@ class CudaExecution(Execution):
         place[..., c:] = 0
         place[..., :c] = images.view(len(images), c, h, w).permute(0, 2, 3, 1)
 
-    def _memory(self, phase: _Phase, images: int) -> Tensor:
-        return torch.empty(images * phase.plan.value_bytes // 4, device=self.device)
+    def _memory(self, phase: _Phase, images: int, limit: int) -> Tensor:
+        """For values, and behind them for moments."""
+        return self._room(images * phase.image_bytes // 4, limit // 4)
 
     def _coefficients(self, groups: int) -> Tensor:
         """[scale, shift, mean, variance; groups; channels]"""
@@ -204,8 +220,8 @@ class CudaExecution(Execution):
 
     def _launches(
         self, phase: _Phase, stages: Sequence[Sequence[int]], arena: Tensor, coefficients: Tensor, images: int, groups: int
-    ) -> tuple[Launches, Tensor | None]:
-        """Of all stages, for so many images a group; and memory for moments, where a norm wants to know its statistics."""
+    ) -> Launches:
+        """Of all stages, for so many images a group."""
         tasks = np.array(list(chain(*stages)), np.int64)
         key = np.repeat(np.arange(len(stages)), [len(s) for s in stages]) * SHAPES + phase.beside["shape"][tasks]
         order = np.argsort(key, kind="stable")
@@ -225,7 +241,6 @@ class CudaExecution(Execution):
         for name, part in (("scale", coefficients[0]), ("shift", coefficients[1])):
             (rows if phase.known else rows["in"])[name] = np.where(channel[of] >= 0, part.data_ptr() + 4 * channel[of], 0)
         tables = [(rows, key)]
-        scratch = None
         normed = beside["normed"] > 0
         if not phase.known and normed.any():
             stage = key // SHAPES
@@ -233,11 +248,12 @@ class CudaExecution(Execution):
             floats = 2 * means + normed * groups * kernel.padded(tiles)
             starts = np.cumsum(floats) - floats
             starts = starts - starts[np.searchsorted(stage, stage)]  # each stage writes over the one before
-            scratch = torch.empty(int((starts + floats).max()), device=self.device)
+            moments = arena.data_ptr() + images * groups * phase.plan.value_bytes
+            assert moments + 4 * int((starts + floats).max()) <= arena.data_ptr() + 4 * len(arena)
             for name, behind in (("mean", 0 * means), ("m2", means), ("pixels", 2 * means)):
-                rows[name] = np.where(normed, scratch.data_ptr() + 4 * (starts + behind), 0)
+                rows[name] = np.where(normed, moments + 4 * (starts + behind), 0)
             norms = self._norms(phase, tasks[normed], coefficients)
             for name in ("mean", "m2", "pixels", "tiles", "groups"):
                 norms[name] = rows[name][normed]
             tables.append((norms, stage[normed] * SHAPES + kernel.NORMS))
-        return kernel.prepare(tables, self.device), scratch
+        return kernel.prepare(tables, self.device)

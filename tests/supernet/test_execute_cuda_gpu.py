@@ -10,7 +10,7 @@ import torch
 from hwnas.ir.simplify import simplify
 from hwnas.spaces import make_space
 from hwnas.supernet.execute import TorchExecution
-from hwnas.supernet.execute_cuda import CudaExecution
+from hwnas.supernet.execute_cuda import CudaExecution, Room
 from hwnas.supernet.forms import Forms
 from hwnas.supernet.merge import merge
 from hwnas.supernet.supernet import Supernet
@@ -64,7 +64,7 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
     expected = exact_logits(program, weights, batches, images)
     forms = Forms(weights, DEVICE)
     assert forms.covers(program)
-    native = CudaExecution(program, forms)
+    native = CudaExecution(program, forms, Room(DEVICE))
     native.recalibrate(batches, PLENTY)
     found = native.logits(images, PLENTY)
     assert error(found, expected) < 1e-5
@@ -84,7 +84,7 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
 def test_values_outside_the_range_of_float16_are_as_exact(text, scale):
     program, weights, batches, images = prepared(text, 3, scale)
     expected = exact_logits(program, weights, batches, images)
-    native = CudaExecution(program, Forms(weights, DEVICE))
+    native = CudaExecution(program, Forms(weights, DEVICE), Room(DEVICE))
     native.recalibrate(batches, PLENTY)
     assert error(native.logits(images, PLENTY), expected) < 1e-5
 
@@ -93,7 +93,7 @@ def test_values_outside_the_range_of_float16_are_as_exact(text, scale):
 @torch.inference_mode()
 def test_activations_keep_within_the_limit(text):
     program, weights, batches, images = prepared(text, 1)
-    native = CudaExecution(program, Forms(weights, DEVICE))
+    native = CudaExecution(program, Forms(weights, DEVICE), Room(DEVICE))
     _ = native.scoring  # which packs weights, that are no activations
     limit = native.memory(40)
     spare = 1 << 20  # tables and copies of the images
