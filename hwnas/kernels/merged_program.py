@@ -129,9 +129,8 @@ def _map(kind: str, at: Window) -> Tiling:
     columns = -(-quads // _KERNELS.quads)
     taps = at.kernel_h * at.kernel_w * _KERNELS.quads if kind == "depthwise" else 0
     shared = 16 * max(taps, threads + _KERNELS.quads)
-    return Tiling(
-        _LIKE_SUM.get(kind, MAP), -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns), 1, columns, shared
-    )
+    runs = threads // -(-quads // columns)
+    return Tiling(_LIKE_SUM.get(kind, MAP), -(-at.ho // _KERNELS.run) * at.wo, runs, 1, columns, shared, tile_w=runs)
 
 
 def _dense(at: Window) -> Tiling:

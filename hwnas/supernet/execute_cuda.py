@@ -140,8 +140,9 @@ class _Phase:
                 self.inputs = values
             else:
                 self.rows["in"][name] = values
-        pooled = self.rows["in"]["pool"].any(1) & (columns["shape"] == kernel.SUM)
-        columns["shape"] = np.where(pooled, kernel.POOLED_SUM, columns["shape"])
+        pools, sums = self.rows["in"]["pool"], columns["shape"] == kernel.SUM
+        threes = np.isin(pools, (0, 3)).all(1)
+        columns["shape"] = np.where(sums & pools.any(1), np.where(threes, kernel.POOLED_SUM, kernel.MAP), columns["shape"])
         self.norms["gamma"], self.norms["beta"], self.norms["eps"] = columns["gamma"], columns["beta"], eps
         self.norms["c"] = columns["o"] * columns["normed"]
 
