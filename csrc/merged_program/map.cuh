@@ -10,7 +10,7 @@ namespace hwnas::merged_program {
 // The rest: hardly any time goes there.
 struct Other {
     static constexpr int kBlocks = 2;
-    static __device__ void prepare(const Problem&, int, int, float4*) {}
+    static __device__ int prepare(const Problem&, int, int, float4*) { return 0; }
 
     static __device__ float4 made(const Operand& in, const Place& at, int quad, int pixels, int pixel) {
         const Reader read(in, at.group, 0, quad);
@@ -80,7 +80,7 @@ __device__ inline void finish(const Problem& p, const Place& at, float4 (&value)
         if (at.y + i < ho) store4(to + i * wo * op, value[i]);
 }
 
-// A block has p.tile_w threads for each of its quads.
+// A block has p.tile_w threads for each of its quads, and computes p.tile_h tiles one after the other.
 template <typename Work>
 __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
@@ -88,29 +88,30 @@ __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const P
     __shared__ Problem p;
     fetch(p, problems[index]);
     // Unsigned numbers are divided in half as many instructions.
-    const unsigned t = threadIdx.x, op = padded(p.o), quads = op / 4, runs = (p.ho + kRun - 1) / kRun;
-    unsigned tile = blockIdx.x - begin[index], first = 0, wide = quads;
+    const unsigned t = threadIdx.x, quads = padded(p.o) / 4, runs = (p.ho + kRun - 1) / kRun, turns = p.tile_h, blocks = (p.tiles + turns - 1) / turns;
+    unsigned block = blockIdx.x - begin[index], first = 0, wide = quads;
     if (p.columns > 1) {
         const unsigned columns = p.columns, widest = (quads + columns - 1) / columns;
-        first = tile % columns * widest;
+        first = block % columns * widest;
         wide = min(widest, quads - first);
-        tile /= columns;
+        block /= columns;
     }
-    const unsigned group = tile / p.tiles, start = (tile - group * p.tiles) * p.tile_w, items = min(static_cast<unsigned>(p.tile_w), p.images * runs * p.wo - start);
-    Work::prepare(p, first * 4, wide, memory);
-    const unsigned run = t / wide, item = start + run, row = item / p.wo, image = row / runs;
+    float4* const scratch = memory + Work::prepare(p, first * 4, wide, memory);
+    const unsigned group = block / blocks, run = t / wide, begins = (block - group * blocks) * turns, ends = min(begins + turns, static_cast<unsigned>(p.tiles));
     Place at;
-    at.inside = run < items;
-    at.image = group * p.images + image, at.y = (row - image * runs) * kRun, at.x = item - row * p.wo;
     at.quad = first + t - run * wide, at.group = group;
-    at.run = run, at.runs = items, at.wide = wide;
+    at.run = run, at.wide = wide;
     at.taps = memory + (t - run * wide);
-    float4 value[kRun] = {};
-    Work::compute(p, at, value);
-    if (at.inside) {
-        finish(p, at, value);
-    }
-    if (p.mean) {
+#pragma unroll 1
+    for (unsigned tile = begins; tile < ends; ++tile) {
+        const unsigned start = tile * p.tile_w, item = start + run, row = item / p.wo, image = row / runs;
+        at.runs = min(static_cast<unsigned>(p.tile_w), p.images * runs * p.wo - start);
+        at.inside = at.run < at.runs;
+        at.image = group * p.images + image, at.y = (row - image * runs) * kRun, at.x = item - row * p.wo;
+        float4 value[kRun] = {};
+        Work::compute(p, at, value);
+        if (at.inside) finish(p, at, value);
+        if (!p.mean) continue;
         __shared__ int here;
         __syncthreads();
         if (t == 0) here = 0;
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const P
             for (int i = 0; i < kRun; ++i)
                 if (at.inside && at.y + i < p.ho) take(value[i]);
         };
-        write_moments(p, tile, here, each, first * 4, wide, p.tile_w, memory);
+        write_moments(p, static_cast<std::int64_t>(group) * p.tiles + tile, here, each, first * 4, wide, p.tile_w, scratch);
     }
 }
 

@@ -16,8 +16,8 @@ __device__ inline float4 window_sum(const Operand& in, const Place& at, int h, i
 
 template <bool kPooled>
 struct Sum {
-    static constexpr int kBlocks = 4;  // on a multiprocessor: as many as spill nothing
-    static __device__ void prepare(const Problem&, int, int, float4*) {}
+    static constexpr int kBlocks = kPooled ? 4 : 3;  // on a multiprocessor: as many as spill nothing
+    static __device__ int prepare(const Problem&, int, int, float4*) { return 0; }
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
         const int h = p.h, w = p.w, terms = p.terms;
         const std::int64_t pixel = at.origin(h * w) + at.y * w + at.x;
@@ -46,6 +46,7 @@ private:
         const int here = threadIdx.x + kQuads, h = p.h, w = p.w, terms = p.terms;
         const bool left = at.x > 0, right = at.x < w - 1;
         bool more = false;
+        __syncthreads();  // nobody reads those of the tile before any more
         for (int term = 0; at.inside && term < terms; ++term) {
             const Operand& in = p.in[term];
             if (!in.pool) continue;

@@ -7,25 +7,31 @@ namespace hwnas::merged_program {
 
 struct Window {
     static constexpr int kBlocks = 3;
-    static __device__ void prepare(const Problem& p, int first, int wide, float4* memory) {
-        if (p.kind != Kind::kDepthwise) return;
+    // A depthwise kernel's taps, and how many quads they take.
+    static __device__ int prepare(const Problem& p, int first, int wide, float4* memory) {
+        if (p.kind != Kind::kDepthwise) return 0;
         float* taps = reinterpret_cast<float*>(memory);
-        for (int i = threadIdx.x; i < p.kernel_h * p.kernel_w * wide * 4; i += kMapThreads) {
-            const int tap = i / (wide * 4), c = first + i % (wide * 4);
-            taps[i] = c < p.c ? p.weight[c * p.weight_stride[0] + tap / p.kernel_w * p.weight_stride[2] + tap % p.kernel_w * p.weight_stride[3]] : 0.f;
+        const unsigned lanes = wide * 4, kernel_w = p.kernel_w, numbers = p.kernel_h * kernel_w * lanes;
+        const unsigned of_lanes = (1 << 20) / lanes + 1, of_kernel = (1 << 20) / kernel_w + 1;  // exact for such small numbers
+        static_assert(kMaxTaps * kQuads * 4 * kQuads * 4 < 1 << 20);
+        for (unsigned i = threadIdx.x; i < numbers; i += kMapThreads) {
+            const unsigned tap = i * of_lanes >> 20, c = first + i - tap * lanes, ky = tap * of_kernel >> 20;
+            taps[i] = c < static_cast<unsigned>(p.c) ? p.weight[c * p.weight_stride[0] + ky * p.weight_stride[2] + (tap - ky * kernel_w) * p.weight_stride[3]] : 0.f;
         }
         __syncthreads();
+        return p.kernel_h * p.kernel_w * wide;
     }
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
         if (!at.inside) return;
         const Reader read = at.reader(p.in[0]);
         const int size = p.kernel_h == p.kernel_w && p.dilation == 1 && p.kind == Kind::kDepthwise ? p.kernel_w * 4 + p.stride : 0;
+        const bool whole = p.h <= kRun && p.padding == p.kernel_h / 2;
         switch (size) {
-            case 3 * 4 + 1: return depthwise<3, 1>(p, at, read, value);
+            case 3 * 4 + 1: return whole ? depthwise<3, 1, true>(p, at, read, value) : depthwise<3, 1>(p, at, read, value);
             case 3 * 4 + 2: return depthwise<3, 2>(p, at, read, value);
-            case 5 * 4 + 1: return depthwise<5, 1>(p, at, read, value);
+            case 5 * 4 + 1: return whole ? depthwise<5, 1, true>(p, at, read, value) : depthwise<5, 1>(p, at, read, value);
             case 5 * 4 + 2: return depthwise<5, 2>(p, at, read, value);
-            case 7 * 4 + 1: return depthwise<7, 1>(p, at, read, value);
+            case 7 * 4 + 1: return whole ? depthwise<7, 1, true>(p, at, read, value) : depthwise<7, 1>(p, at, read, value);
             case 7 * 4 + 2: return depthwise<7, 2>(p, at, read, value);
             default: break;
         }
@@ -34,12 +40,14 @@ struct Window {
     }
 
 private:
-    // Rows of the input that windows share are loaded once for a column of taps.
-    template <int kKernel, int kStride>
+    // Rows of the input that windows share are loaded once for a column of taps. kWhole: a thread has all rows of an image, and no
+    // rows above or below are looked at.
+    template <int kKernel, int kStride, bool kWhole = false>
     static __device__ void depthwise(const Problem& p, const Place& at, const Reader& read, float4 (&sum)[kRun]) {
-        constexpr int kSpan = (kRun - 1) * kStride + kKernel, kRows = kKernel > 3 ? 2 : 4;
-        const int h = p.h, w = p.w, top = at.y * kStride - p.padding, left = at.x * kStride - p.padding, step = w * read.cp;
+        constexpr int kAbove = kWhole ? kKernel / 2 : 0, kSpan = kWhole ? kRun : (kRun - 1) * kStride + kKernel;
+        const int h = p.h, w = p.w, top = kWhole ? 0 : at.y * kStride - p.padding, left = at.x * kStride - p.padding, step = w * read.cp;
         const float* corner = read.address(at.origin(h * w) + top * w + left);
+        const bool plain = read.is_plain();
 #pragma unroll 1
         for (int kx = max(-left, 0); kx < min(kKernel, w - left); ++kx) {
             const float* from = corner + kx * read.cp;
@@ -47,24 +55,26 @@ private:
             int line = step, below = kKernel * at.wide;  // what is worked out of them must not be kept from column to column
             asm volatile("" : "+r"(line), "+r"(below));
             float4 taps[kKernel];
+            int known = 0;  // of them
 #pragma unroll
-            for (int first = 0; first < kSpan; first += kRows) {
-                float4 v[kRows] = {};
-                bool there[kRows];
+            for (int first = 0; first < kSpan; first += kRun) {
+                float4 v[kRun] = {};
+                bool there[kRun];
 #pragma unroll
-                for (int r = 0; r < kRows; ++r) {
+                for (int r = 0; r < kRun; ++r) {
                     there[r] = first + r < kSpan && static_cast<unsigned>(top + first + r) < static_cast<unsigned>(h);
                     if (there[r]) v[r] = load4(from);
                     from += line;
                 }
-                read.made(v);
+                if (!plain) read.made(v);
 #pragma unroll
-                for (int r = 0; r < kRows; ++r) {
-                    if (first + r < kKernel) taps[first + r] = *tap, tap += below;
+                for (int r = 0; r < kRun; ++r) {
+#pragma unroll
+                    for (; known <= min(first + r + kAbove, kKernel - 1); ++known) taps[known] = *tap, tap += below;
                     if (!there[r]) continue;
 #pragma unroll
                     for (int i = 0; i < kRun; ++i) {
-                        const int ky = first + r - i * kStride;
+                        const int ky = first + r + kAbove - i * kStride;
                         if (ky >= 0 && ky < kKernel) sum[i] = multiply_add(v[r], taps[ky], sum[i]);
                     }
                 }

@@ -47,6 +47,7 @@ DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = (
     11,
 )  # kernels; the first two for 16, 32, 64 channels each
 _LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
+_SUM_TURNS = 2  # tiles that a block of a sum computes one after the other
 
 
 def _struct(*fields: tuple[Any, ...]) -> np.dtype[Any]:
@@ -101,7 +102,8 @@ class Tiling(NamedTuple):
     """Which kernel computes a problem and what a block of it does.
 
     A group of n images has ceil(n * places / at_once) * parts tiles of pixels. flat: the pixels of all images are one row,
-    since none has to do with another.
+    since none has to do with another. tile_h, tile_w: of a convolution its rows and columns; of the others runs of pixels, and
+    how many tiles a block computes one after the other.
     """
 
     shape: int
@@ -128,9 +130,10 @@ def _map(kind: str, at: Window) -> Tiling:
     quads, threads = -(-at.o // 4), _KERNELS.map_threads
     columns = -(-quads // _KERNELS.quads)
     taps = at.kernel_h * at.kernel_w * _KERNELS.quads if kind == "depthwise" else 0
-    shared = 16 * max(taps, threads + _KERNELS.quads)
-    runs = threads // -(-quads // columns)
-    return Tiling(_LIKE_SUM.get(kind, MAP), -(-at.ho // _KERNELS.run) * at.wo, runs, 1, columns, shared, tile_w=runs)
+    shared = 16 * (taps + threads + _KERNELS.quads)
+    places, runs = -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns)
+    turns = _SUM_TURNS if kind == "add" else 1
+    return Tiling(_LIKE_SUM.get(kind, MAP), places, runs, 1, columns, shared, tile_h=turns, tile_w=runs)
 
 
 def _dense(at: Window) -> Tiling:
@@ -213,7 +216,8 @@ def prepare(stages: Sequence[tuple[int, Table]], device: torch.device) -> Launch
         elif shape == PACKS:
             blocks = np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
         else:
-            blocks = table["groups"].astype(np.int64) * table["tiles"] * table["columns"]
+            turns = table["tile_h"] if shape >= SUM else 1
+            blocks = table["groups"].astype(np.int64) * -(-table["tiles"] // turns) * table["columns"]
             row["shared_bytes"] = table["shared_bytes"].max()
         ends = np.cumsum(blocks)
         if ends[-1] >= 1 << 31:
