@@ -2,111 +2,52 @@
 #pragma once
 
 #include "merged_program/finish.cuh"
+#include "merged_program/sum.cuh"
+#include "merged_program/window.cuh"
 
 namespace hwnas::merged_program {
-
-struct Place {  // of a thread's pixels
-    int image, y, x, quad, group;  // image: within the group
-    std::int64_t group_pixels;     // of the inputs
-    const float4* taps;            // of a depthwise kernel, [tap, wide], this quad's
-    int wide;
-};
-
-// Terms, each perhaps averaged over windows.
-template <bool kPooled>
-struct Sum {
-    static constexpr int kBlocks = kPooled ? 2 : 3;  // on a multiprocessor: as many as spill nothing that matters
-    static __device__ void prepare(const Problem&, int, int, float4*) {}
-    static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
-        const int h = p.h, w = p.w, pixel = (at.image * h + at.y) * w + at.x;
-        for (int term = 0; term < p.terms; ++term) {
-            const Operand& in = p.in[term];
-            const Reader read(in, at.group, at.group_pixels, at.quad);
-            float4 v[kRun] = {};
-            if (kPooled && in.pool) {
-                read.averages(at.image * h * w, at.y, at.x, h, w, in.pool, v);
-            } else {
-#pragma unroll
-                for (int i = 0; i < kRun; ++i)
-                    if (at.y + i < h) v[i] = read.raw(pixel + i * w);
-                read.made(v);
-            }
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) value[i] = value[i] + v[i];
-        }
-    }
-};
-
-// Depthwise convolutions and poolings. Rows of the input that windows share are loaded once.
-struct Window {
-    static constexpr int kBlocks = 3;
-    static __device__ void prepare(const Problem& p, int first, int wide, float4* memory) {
-        if (p.kind != Kind::kDepthwise) return;
-        float* taps = reinterpret_cast<float*>(memory);
-        for (int i = threadIdx.x; i < p.kernel_h * p.kernel_w * wide * 4; i += kMapThreads) {
-            const int tap = i / (wide * 4), c = first + i % (wide * 4);
-            taps[i] = c < p.c ? p.weight[c * p.weight_stride[0] + tap / p.kernel_w * p.weight_stride[2] + tap % p.kernel_w * p.weight_stride[3]] : 0.f;
-        }
-        __syncthreads();
-    }
-    static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
-        const Reader read(p.in[0], at.group, at.group_pixels, at.quad);
-        const int top = at.y * p.stride - p.padding, left = at.x * p.stride - p.padding, span = (kRun - 1) * p.stride + (p.kernel_h - 1) * p.dilation;
-        const float4 zero = make_float4(0.f, 0.f, 0.f, 0.f);
-        const float none = -__int_as_float(0x7f800000);
-        float4 sum[kRun];
-        int found[kRun];
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) sum[i] = p.kind == Kind::kMaxPool ? make_float4(none, none, none, none) : zero, found[i] = 0;
-        for (int r = max(0, -top); r <= span && top + r < p.h; ++r) {
-            const int row = (at.image * p.h + top + r) * p.w;
-            for (int kx = 0; kx < p.kernel_w; ++kx) {
-                const int col = left + kx * p.dilation;
-                if (col < 0 || col >= p.w) continue;
-                const float4 v = read(row + col);
-#pragma unroll
-                for (int i = 0; i < kRun; ++i) {
-                    const int far = r - i * p.stride, ky = p.dilation == 1 ? far : far / p.dilation;
-                    if (far < 0 || ky >= p.kernel_h || ky * p.dilation != far) continue;
-                    if (p.kind == Kind::kDepthwise) sum[i] = multiply_add(v, at.taps[(ky * p.kernel_w + kx) * at.wide], sum[i]);
-                    else if (p.kind == Kind::kMaxPool) sum[i] = max4(sum[i], v);
-                    else sum[i] = sum[i] + v, ++found[i];
-                }
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] = p.kind == Kind::kAvgPool ? sum[i] * inverse(max(found[i], 1)) : sum[i];
-    }
-};
 
 // The rest: hardly any time goes there.
 struct Other {
     static constexpr int kBlocks = 2;
-    static __device__ void prepare(const Problem&, int, int, float4*) {}
+    static __device__ int prepare(const Problem&, int, int, float4*) { return 0; }
 
+    static __device__ float4 made(const Operand& in, const Place& at, int quad, int pixels, int pixel) {
+        const Reader read(in, at.group, 0, quad);
+        return read.made(load4(read.address(at.origin(pixels) + pixel)));
+    }
+    static __device__ float4 average(const Operand& in, const Place& at, int h, int w, int y) {
+        const int reach = in.pool / 2, left = max(at.x - reach, 0), right = min(at.x + reach, w - 1);
+        const int rows = min(y + reach, h - 1) - max(y - reach, 0) + 1;
+        return window_sum(in, at, h, w, y, left, right) * inverse(rows * (right - left + 1));
+    }
     static __device__ float channel(const Problem& p, const Place& at, int pixel, int channel) {
         const auto read = [&](const Operand& in, int pixel, int c) {
-            const float4 v = Reader(in, at.group, at.group_pixels, c / 4)(pixel);
+            const float4 v = made(in, at, c / 4, p.h * p.w, pixel);
             return (&v.x)[c % 4];
         };
         if (channel >= p.o) return 0.f;
         if (p.kind == Kind::kFlatten)  // in the order of channels, rows, columns
-            return read(p.in[0], at.image * p.h * p.w + channel % (p.h * p.w), channel / (p.h * p.w));
+            return read(p.in[0], channel % (p.h * p.w), channel / (p.h * p.w));
         int term = 0;
         for (; channel >= p.in[term].channels; ++term) channel -= p.in[term].channels;
         return read(p.in[term], pixel, channel);
     }
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
+        if (!at.inside) return;
         for (int i = 0; i < kRun; ++i) {
             const int y = at.y + i;
             if (y >= p.ho) break;
-            const int pixel = (at.image * p.h + y) * p.w + at.x;
+            const int pixel = y * p.w + at.x, pixels = p.h * p.w;
             switch (p.kind) {
+                case Kind::kAdd:
+                    for (int term = 0; term < p.terms; ++term) value[i] = value[i] + (p.in[term].pool ? average(p.in[term], at, p.h, p.w, y) : made(p.in[term], at, at.quad, pixels, pixel));
+                    break;
                 case Kind::kScale:
-                    value[i] = Reader(p.in[0], at.group, at.group_pixels, at.quad)(pixel) * Reader(p.in[1], at.group, p.images, at.quad)(at.image);
+                    value[i] = made(p.in[0], at, at.quad, pixels, pixel) * made(p.in[1], at, at.quad, 1, 0);
                     break;
                 case Kind::kShift:
-                    if (y + 1 < p.h && at.x + 1 < p.w) value[i] = Reader(p.in[0], at.group, at.group_pixels, at.quad)(pixel + p.w + 1);
+                    if (y + 1 < p.h && at.x + 1 < p.w) value[i] = made(p.in[0], at, at.quad, pixels, pixel + p.w + 1);
                     break;
                 case Kind::kConcat:
                 case Kind::kFlatten:
@@ -119,46 +60,70 @@ struct Other {
     }
 };
 
+// The end: bias, norm, activation.
+__device__ inline void finish(const Problem& p, const Place& at, float4 (&value)[kRun]) {
+    if (p.bias) {
+        const float4 bias = bias_of(p, at.quad);
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) value[i] = value[i] + bias;
+    }
+    if (p.scale) {
+        const float4 scale = load4(p.scale + at.quad * 4), shift = load4(p.shift + at.quad * 4);
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) value[i] = multiply_add(value[i], scale, shift);
+    }
+    activate_run(p.after, value);
+    const int ho = p.ho, wo = p.wo, op = padded(p.o);
+    float* to = p.y + (at.origin(ho * wo) + at.y * wo + at.x) * op + at.quad * 4;
+#pragma unroll
+    for (int i = 0; i < kRun; ++i)
+        if (at.y + i < ho) store4(to + i * wo * op, value[i]);
+}
+
+// A block has p.tile_w threads for each of its quads, and computes p.tile_h tiles one after the other.
 template <typename Work>
 __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
     const int index = find_problem(begin, count, blockIdx.x);
     __shared__ Problem p;
     fetch(p, problems[index]);
-    const int local = static_cast<int>(blockIdx.x) - begin[index];
-    const int column = local % p.columns, tile = local / p.columns % p.tiles, group = local / p.columns / p.tiles;
-    const int op = padded(p.o), quads = op / 4, widest = (quads + p.columns - 1) / p.columns, first = column * widest, wide = min(widest, quads - first);
-    const int rows = kMapThreads / widest, runs = (p.ho + kRun - 1) / kRun, t = threadIdx.x;
-    const int start = tile * rows, items = min(rows, p.images * runs * p.wo - start);  // runs of pixels
-    Work::prepare(p, first * 4, wide, memory);
-    const bool inside = t < items * wide;
-    const int item = start + t / wide;
-    const int row = item / p.wo, image = row / runs;
-    const Place at{image, (row - image * runs) * kRun, item - row * p.wo, first + t % wide, group, static_cast<std::int64_t>(p.images) * p.h * p.w, memory + t % wide, wide};
-    float4 value[kRun] = {};
-    int where[kRun];
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) where[i] = inside && at.y + i < p.ho ? (at.image * p.ho + at.y + i) * p.wo + at.x : -1;
-    if (inside) {
-        Work::compute(p, at, value);
-        const float4 bias = bias_of(p, at.quad);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] = value[i] + bias;
-        Finish(p, group, static_cast<std::int64_t>(p.images) * p.ho * p.wo, at.quad)(where, value);
+    // Unsigned numbers are divided in half as many instructions.
+    const unsigned t = threadIdx.x, quads = padded(p.o) / 4, runs = (p.ho + kRun - 1) / kRun, turns = p.tile_h, blocks = (p.tiles + turns - 1) / turns;
+    unsigned block = blockIdx.x - begin[index], first = 0, wide = quads;
+    if (p.columns > 1) {
+        const unsigned columns = p.columns, widest = (quads + columns - 1) / columns;
+        first = block % columns * widest;
+        wide = min(widest, quads - first);
+        block /= columns;
     }
-    if (p.mean) {
+    float4* const scratch = memory + Work::prepare(p, first * 4, wide, memory);
+    const unsigned group = block / blocks, run = t / wide, begins = (block - group * blocks) * turns, ends = min(begins + turns, static_cast<unsigned>(p.tiles));
+    Place at;
+    at.quad = first + t - run * wide, at.group = group;
+    at.run = run, at.wide = wide;
+    at.taps = memory + (t - run * wide);
+#pragma unroll 1
+    for (unsigned tile = begins; tile < ends; ++tile) {
+        const unsigned start = tile * p.tile_w, item = start + run, row = item / p.wo, image = row / runs;
+        at.runs = min(static_cast<unsigned>(p.tile_w), p.images * runs * p.wo - start);
+        at.inside = at.run < at.runs;
+        at.image = group * p.images + image, at.y = (row - image * runs) * kRun, at.x = item - row * p.wo;
+        float4 value[kRun] = {};
+        Work::compute(p, at, value);
+        if (at.inside) finish(p, at, value);
+        if (!p.mean) continue;
         __shared__ int here;
         __syncthreads();
         if (t == 0) here = 0;
         __syncthreads();
-        if (inside && t % wide == 0) atomicAdd(&here, min(kRun, p.ho - at.y));
+        if (at.inside && at.quad == static_cast<int>(first)) atomicAdd(&here, min(kRun, p.ho - at.y));
         __syncthreads();
         const auto each = [&](auto take) {
 #pragma unroll
             for (int i = 0; i < kRun; ++i)
-                if (where[i] >= 0) take(value[i]);
+                if (at.inside && at.y + i < p.ho) take(value[i]);
         };
-        write_moments(p, static_cast<std::int64_t>(group) * p.tiles + tile, here, each, first * 4, wide, rows, memory);
+        write_moments(p, static_cast<std::int64_t>(group) * p.tiles + tile, here, each, first * 4, wide, p.tile_w, scratch);
     }
 }
 

@@ -45,7 +45,7 @@ struct Problem {
     Act after, last;                  // after the norm; after the sum
     std::int32_t tiles;               // of pixels, in each group
     std::int32_t columns;             // of output channels
-    std::int32_t tile_images, tile_h, tile_w, tiles_y, tiles_x;
+    std::int32_t tile_images, tile_h, tile_w, tiles_y, tiles_x;  // of the other kernels: see map.cuh
     std::int32_t pairs;               // see dense.cuh
     std::int32_t planes;              // 16 input channels each: 1, 2 or 4 of them at a time
     std::int32_t shared_bytes;        // of shared memory that a block needs

@@ -20,24 +20,26 @@ __device__ inline float activate(Act kind, float v) {
         default: return v;
     }
 }
-__device__ inline float4 activate(Act kind, float4 v) {
+// Not inlined: no hot path comes here, and the code is long.
+__device__ __noinline__ float4 activate(Act kind, float4 v) {
     return make_float4(activate(kind, v.x), activate(kind, v.y), activate(kind, v.z), activate(kind, v.w));
 }
 __device__ inline float4 relu(float4 v) { return make_float4(fmaxf(v.x, 0.f), fmaxf(v.y, 0.f), fmaxf(v.z, 0.f), fmaxf(v.w, 0.f)); }
 __device__ inline bool simple(Act kind) { return kind <= Act::kRelu; }
-__device__ inline void activate_run(Act kind, float4 (&v)[kRun]) {
+template <int kCount>
+__device__ inline void activate_run(Act kind, float4 (&v)[kCount]) {
     if (kind == Act::kNone) return;
     if (simple(kind)) {
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) v[i] = relu(v[i]);
+        for (int i = 0; i < kCount; ++i) v[i] = relu(v[i]);
         return;
     }
 #pragma unroll 1
-    for (int i = 0; i < kRun; ++i) {  // in turns through one place: the code is there once, and registers need no index
+    for (int i = 0; i < kCount; ++i) {  // in turns through one place: the code is there once, and registers need no index
         const float4 made = activate(kind, v[0]);
 #pragma unroll
-        for (int j = 1; j < kRun; ++j) v[j - 1] = v[j];
-        v[kRun - 1] = made;
+        for (int j = 1; j < kCount; ++j) v[j - 1] = v[j];
+        v[kCount - 1] = made;
     }
 }
 // Of memory that nobody writes during the launch.
@@ -70,16 +72,24 @@ struct Reader {
         }
         x += group * group_pixels * cp + quad * 4;
     }
+    // To load rows from: worked out once, where the compiler would add it up anew, in 64 bits, for each of them.
+    __device__ const float* address(std::int64_t pixel) const {
+        const float* at = x + pixel * cp;
+        asm("" : "+l"(at));
+        return at;
+    }
     __device__ float4 raw(int pixel) const { return load4(x + static_cast<std::int64_t>(pixel) * cp); }
     __device__ float4 normed(float4 v) const { return affine ? multiply_add(v, scale, shift) : v; }
     __device__ float4 made(float4 v) const { return activate(second, activate(first, normed(v))); }
-    __device__ void made(float4 (&v)[kRun]) const {
+    template <int kCount>
+    __device__ void made(float4 (&v)[kCount]) const {
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) v[i] = normed(v[i]);
+        for (int i = 0; i < kCount; ++i) v[i] = normed(v[i]);
         activate_run(first, v);
         activate_run(second, v);
     }
     // The same where `simple` knows both activations: ReLU twice is ReLU.
+    __device__ bool is_plain() const { return !affine && first == Act::kNone && second == Act::kNone; }
     __device__ bool is_simple() const { return simple(first) && simple(second); }
     __device__ float4 made_simply(float4 v) const {
         v = normed(v);
@@ -88,43 +98,6 @@ struct Reader {
     // That without a branch: max(v * scale + shift, floor).
     __device__ float floor() const { return first == Act::kNone && second == Act::kNone ? -__int_as_float(0x7f800000) : 0.f; }
     __device__ float4 operator()(int pixel) const { return made(raw(pixel)); }
-
-
-    // Averages of the windows around kRun pixels below each other, from row y of an image that begins at `image`.
-    __device__ void averages(int image, int y, int x, int h, int w, int kernel, float4 (&out)[kRun]) const {
-        const int reach = kernel / 2, left = max(x - reach, 0), right = min(x + reach, w - 1);
-        if (kernel == 3) {
-#pragma unroll
-            for (int r = 0; r < kRun + 2; ++r) {
-                const int row = y - 1 + r;
-                float4 v[3] = {};
-#pragma unroll
-                for (int i = 0; i < 3; ++i)
-                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = raw(image + row * w + x - 1 + i);
-#pragma unroll
-                for (int i = 0; i < 3; ++i)
-                    if (row >= 0 && row < h && x - 1 + i >= 0 && x - 1 + i < w) v[i] = made_simply(v[i]);
-                const float4 sum = v[0] + v[1] + v[2];
-#pragma unroll
-                for (int i = max(0, r - 2); i <= min(r, kRun - 1); ++i) out[i] = i == r ? sum : out[i] + sum;
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) out[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-            for (int row = max(y - reach, 0); row <= min(y + kRun - 1 + reach, h - 1); ++row)
-                for (int col = left; col <= right; ++col) {
-                    const float4 v = made_simply(raw(image + row * w + col));
-#pragma unroll
-                    for (int i = 0; i < kRun; ++i)
-                        if (abs(row - y - i) <= reach) out[i] = out[i] + v;
-                }
-        }
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) {
-            const int rows = min(y + i + reach, h - 1) - max(y + i - reach, 0) + 1;
-            out[i] = out[i] * inverse(max(rows, 1) * (right - left + 1));
-        }
-    }
 };
 
 // Brings a launch's row into shared memory: a block reads its fields again and again.

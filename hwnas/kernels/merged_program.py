@@ -47,6 +47,7 @@ DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = (
     11,
 )  # kernels; the first two for 16, 32, 64 channels each
 _LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
+_SUM_TURNS = 2  # tiles that a block of a sum computes one after the other
 
 
 def _struct(*fields: tuple[Any, ...]) -> np.dtype[Any]:
@@ -101,7 +102,8 @@ class Tiling(NamedTuple):
     """Which kernel computes a problem and what a block of it does.
 
     A group of n images has ceil(n * places / at_once) * parts tiles of pixels. flat: the pixels of all images are one row,
-    since none has to do with another.
+    since none has to do with another. tile_h, tile_w: of a convolution its rows and columns; of the others runs of pixels, and
+    how many tiles a block computes one after the other.
     """
 
     shape: int
@@ -128,10 +130,10 @@ def _map(kind: str, at: Window) -> Tiling:
     quads, threads = -(-at.o // 4), _KERNELS.map_threads
     columns = -(-quads // _KERNELS.quads)
     taps = at.kernel_h * at.kernel_w * _KERNELS.quads if kind == "depthwise" else 0
-    shared = 16 * max(taps, threads + _KERNELS.quads)
-    return Tiling(
-        _LIKE_SUM.get(kind, MAP), -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns), 1, columns, shared
-    )
+    shared = 16 * (taps + threads + _KERNELS.quads)
+    places, runs = -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns)
+    turns = _SUM_TURNS if kind == "add" else 1
+    return Tiling(_LIKE_SUM.get(kind, MAP), places, runs, 1, columns, shared, tile_h=turns, tile_w=runs)
 
 
 def _dense(at: Window) -> Tiling:
@@ -248,7 +250,11 @@ def _blocks(table: Table) -> Table:
     """How many blocks each row takes."""
     if table.dtype == PACK:
         return np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
-    a_group: Table = -(-table["c"] // 16) if table.dtype == NORM else table["tiles"] * table["columns"]
+    if table.dtype == NORM:
+        a_group: Table = -(-table["c"] // 16)
+    else:
+        turns = np.where(table["kind"] == KINDS["dense"], 1, table["tile_h"])
+        a_group = -(-table["tiles"] // turns) * table["columns"]
     return a_group * table["groups"].astype(np.int64)
 
 

@@ -70,7 +70,9 @@ class _Phase:
         read["first"], read["channels"], read["pool"] = left[self.inputs], channels[self.inputs], pools
         read["second"][:, 0] = self.beside["before"]
         self.rows["after"][raw] = 0
-        self.beside["shape"][pools.any(1) & (self.beside["shape"] == kernel.SUM)] = kernel.POOLED_SUM
+        pooled = pools.any(1) & (self.beside["shape"] == kernel.SUM)
+        threes = np.isin(pools, (0, 3)).all(1)
+        self.beside["shape"][pooled] = np.where(threes, kernel.POOLED_SUM, kernel.MAP)[pooled]
 
     @property
     def image_bytes(self) -> int:

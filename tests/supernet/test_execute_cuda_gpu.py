@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
+from hwnas.ir.prims import Pool
 from hwnas.ir.simplify import simplify
 from hwnas.spaces import make_space
 from hwnas.supernet.execute import TorchExecution
@@ -22,6 +24,8 @@ SPACES = (
     "mobilenet(input=(1,9,7),classes=70,stages=((40,2,2),(96,2,1)),head=136,depths=(1,2))",
     "nasbench201(input=(3,32,32))",
     "nasbench201(input=(2,7,9),classes=3,channels=2,cells=2)",
+    "nasbench201(input=(3,8,72),channels=64,cells=1,classes=3)",
+    "mobilenet(input=(3,20,18),classes=5,stages=((40,2,2),(70,2,1)),act='hardswish',head=24)",
     "darts(input=(3,32,32),cells=3,affine=True)",
     "chain(classes=5)",
     "chain(input=(3,4,4),kind='dense')",
@@ -74,6 +78,19 @@ def test_logits_are_those_of_float64_however_much_memory_there_is(text):
     assert torch.equal(native.logits(images, PLENTY), found)  # the same bits again
     native.recalibrate(batches, native.memory(40))  # a batch at a time
     assert error(native.logits(images, PLENTY), expected) < 1e-5
+
+
+@torch.inference_mode()
+def test_sums_average_over_windows_of_any_size():
+    program, weights, batches, images = prepared("nasbench201(input=(3,12,40),channels=24,cells=1)", 6)
+    rng, three = random.Random(0), Pool("avg", 3, 1, 1)
+    pools = [Pool("avg", k, 1, k // 2) for k in (3, 5, 7)]
+    values = tuple(v._replace(prim=rng.choice(pools)) if v.prim == three else v for v in program.values)
+    program = replace(program, values=values)
+    assert {v.prim for v in values} >= set(pools)
+    native = CudaExecution(program, Views(weights, DEVICE), DEVICE)
+    native.recalibrate(batches, PLENTY)
+    assert error(native.logits(images, PLENTY), exact_logits(program, weights, batches, images)) < 1e-5
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e12])
