@@ -13,7 +13,7 @@ from math import prod
 
 from hwnas.errors import UserError
 from hwnas.ir.arch import INPUT
-from hwnas.ir.op import PlacedOp
+from hwnas.ir.op import PlacedOp, place
 from hwnas.ir.prims import Add
 from hwnas.ir.tensor import TensorSpec
 from hwnas.space import Slot, Space
@@ -34,7 +34,7 @@ def placed_ops(space: Space) -> list[PlacedOp]:
                 continue
             if graph.only is Add:
                 for terms in range(2, len(placed.inputs) + 1):
-                    found.setdefault(PlacedOp(placed.op, placed.inputs[:terms]))
+                    found.setdefault(place(placed.op, placed.inputs[:terms]))
             else:
                 found.setdefault(placed)
     return list(found)
@@ -57,14 +57,14 @@ def placements(space: Space) -> dict[str, list[PlacedOp]]:
                 continue
             specs = tuple(spec for _, spec in inputs)
             if not isinstance(node, Slot):
-                placed = PlacedOp(node.op, specs)
+                placed = place(node.op, specs)
                 found.setdefault(placed)
                 rows.add((frozenset(given.items()), placed.output))
                 continue
             for option, values in zip(node.options, product(*(range(sizes[c]) for c in node.choices)), strict=True):
                 full = _merge([*given.items(), *zip(node.choices, values, strict=True)])
                 if full is not None:
-                    placed = PlacedOp(option, specs)
+                    placed = place(option, specs)
                     found.setdefault(placed)
                     rows.add((frozenset(full.items()), placed.output))
         result[node.name] = list(found)
@@ -97,12 +97,12 @@ def placed_by_choices(space: Space) -> dict[str, dict[_Assignment, PlacedOp]]:
                 continue
             specs = tuple(spec for _, spec in inputs)
             if not isinstance(node, Slot):
-                found[frozenset(given.items())] = PlacedOp(node.op, specs)
+                found[frozenset(given.items())] = place(node.op, specs)
                 continue
             for option, values in zip(node.options, product(*(range(sizes[c]) for c in node.choices)), strict=True):
                 full = _merge([*given.items(), *zip(node.choices, values, strict=True)])
                 if full is not None:
-                    found[frozenset(full.items())] = PlacedOp(option, specs)
+                    found[frozenset(full.items())] = place(option, specs)
         result[node.name] = found
         rows = frozenset((assignment, placed.output) for assignment, placed in found.items())
         relations[node.name] = _without_idle_choices(rows)

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 from hwnas.errors import UserError
-from hwnas.ir.op import Op, PlacedOp
+from hwnas.ir.op import Op, PlacedOp, place
 from hwnas.ir.prims import Add, ShapeError, WeightSpec
 from hwnas.ir.tensor import TensorSpec
 
@@ -61,7 +61,7 @@ class Arch:
         """Of the input and of every node's output the spec, and every node's op on its inputs."""
         specs, placed = {INPUT: self.input}, {}
         for node in self.nodes:
-            op = placed[node.name] = PlacedOp(node.op, tuple([specs[i] for i in node.inputs]))
+            op = placed[node.name] = place(node.op, tuple([specs[i] for i in node.inputs]))
             try:
                 specs[node.name] = op.output
             except ShapeError as error:

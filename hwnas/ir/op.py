@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 from hwnas.ir.graph import Graph, GraphBuilder, Value
@@ -46,28 +46,34 @@ class PlacedOp:
     op: Op
     inputs: tuple[TensorSpec, ...]
 
-    @property
+    @cached_property
     def graph(self) -> Graph:
-        # By place in memory first: a search asks for few graphs again and again, and ops and specs are slow to compare.
-        key = id(self.op), *map(id, self.inputs)
-        found = _seen.get(key)
-        if found is None:
-            if len(_seen) >= _MOST_SEEN:
-                _seen.clear()
-            found = _seen[key] = self, _graph(self)  # itself, so that the places stay taken
-        return found[1]
+        return _graph(self)
 
-    @property
+    @cached_property
     def output(self) -> TensorSpec:
-        graph = self.graph
-        return graph.specs[graph.output]
+        return self.graph.specs[self.graph.output]
 
     def __str__(self) -> str:
         return f"{self.op} @ {' '.join(map(str, self.inputs))}"
 
 
 _MOST_SEEN = 1 << 16
-_seen: dict[tuple[int, ...], tuple[PlacedOp, Graph]] = {}
+_seen: dict[tuple[int, ...], PlacedOp] = {}
+
+
+def place(op: Op, inputs: tuple[TensorSpec, ...]) -> PlacedOp:
+    """The op on these inputs, the same object again for the same objects.
+
+    Known by place in memory: a search asks for few again and again, and ops and specs are slow to compare.
+    """
+    key = id(op), *map(id, inputs)
+    found = _seen.get(key)
+    if found is None:
+        if len(_seen) >= _MOST_SEEN:
+            _seen.clear()
+        found = _seen[key] = PlacedOp(op, inputs)  # which keeps the places taken
+    return found
 
 
 @lru_cache(maxsize=1 << 16)

@@ -45,6 +45,7 @@ def gather(
     tasks: list[Task] = []
     place = [0] * (len(steps) + 1)  # of a step's value: which task's
     waiting: dict[int, Step] = {}  # values that the sum that reads them makes itself
+    zeros: set[int] = set()
     sums = {value: step for step in steps if type(step.prim) is Add for value in step.inputs}
 
     def simple(pool: Step) -> bool:
@@ -61,13 +62,22 @@ def gather(
         return known and reader.norm is None and len(reader.inputs) <= terms and type(step.prim) is Conv and dense(step.prim)
 
     for number, step in enumerate(steps):
-        value = number + 1
-        if joins(value, step):
+        value, kind = number + 1, type(step.prim)
+        if (kind is Conv or kind is Pool) and joins(value, step):
             waiting[value] = step
             continue
+        if kind is not Add:
+            task = _task(step, number, place)
+            if kind is Zero and step.norm is None and step.after is None:
+                zeros.add(value)
+            elif kind is Pool and _keeps_size(step, fused) and simple(step):
+                task.prim, task.pools = _SUM, (_kernel(step.prim),)  # a sum of one term does that faster
+            tasks.append(task)
+            place[value] = len(tasks)
+            continue
         inputs = step.inputs
-        if type(step.prim) is Add and len(inputs) > 1:
-            inputs = tuple(i for i in inputs if not (i and _nothing(steps[i - 1]))) or inputs[:1]
+        if len(inputs) > 1:
+            inputs = tuple([i for i in inputs if i not in zeros]) or inputs[:1]
             if len(inputs) == 1 and inputs[0] not in waiting and not (step.norm or step.after or step.before):
                 place[value] = place[inputs[0]]
                 continue
@@ -79,8 +89,6 @@ def gather(
         others = [_read(i, waiting, place) for i in inputs if i != own]
         if own is None:
             task = _task(step, number, place)
-            if _keeps_size(step, fused) and simple(step):
-                task.prim, others = _SUM, [(task.inputs[0], _kernel(step.prim))]  # a sum of one term does that faster
         else:
             task = _task(waiting[own], own - 1, place)
             task.last = step.after
@@ -115,14 +123,10 @@ def _kernel(pool: Prim) -> int:
 
 
 def _task(step: Step, number: int, place: list[int]) -> Task:
-    inputs = tuple(place[i] for i in step.inputs)
+    inputs = tuple([place[i] for i in step.inputs])
     return Task(
         step.prim, inputs, step.spec, step.weight, step.bias, step.before, step.norm, step.after, number, (0,) * len(inputs)
     )
-
-
-def _nothing(step: Step) -> bool:
-    return type(step.prim) is Zero and step.norm is None and step.after is None
 
 
 def _keeps_size(step: Step, fused: Fused) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hwnas.ir.arch import INPUT, Arch
 from hwnas.ir.graph import Graph
-from hwnas.ir.op import Op, PlacedOp
+from hwnas.ir.op import Op, PlacedOp, place
 from hwnas.ir.prims import Add, Prim
 from hwnas.ir.tensor import TensorSpec
 from hwnas.supernet.supernet import bank_name
@@ -94,7 +94,7 @@ class _Merged:
             key = name, id(op), inputs
             known = nodes.get(key)
             if known is None:
-                known = nodes[key] = self._append(name, PlacedOp(op, tuple(map(self.spec, inputs))), inputs)
+                known = nodes[key] = self._append(name, place(op, tuple(map(self.spec, inputs))), inputs)
                 self._ops.append(op)
             values[name] = known[0]
             self.unmerged += known[1]

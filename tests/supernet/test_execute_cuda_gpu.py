@@ -88,7 +88,7 @@ def test_sums_average_over_windows_of_any_size():
     values = tuple(v._replace(prim=rng.choice(pools)) if v.prim == three else v for v in program.values)
     program = replace(program, values=values)
     assert {v.prim for v in values} >= set(pools)
-    native = CudaExecution(program, Views(weights, DEVICE), DEVICE)
+    native = CudaExecution(program, Forms(weights, DEVICE), Room(DEVICE))
     native.recalibrate(batches, PLENTY)
     assert error(native.logits(images, PLENTY), exact_logits(program, weights, batches, images)) < 1e-5
 
