@@ -12,10 +12,12 @@ struct Other {
     static constexpr int kBlocks = 2;
     static __device__ int prepare(const Problem&, int, int, float4*) { return 0; }
 
+    // Of an operand that has so many pixels an image.
     static __device__ float4 made(const Operand& in, const Place& at, int quad, int pixels, int pixel) {
         const Reader read(in, at.group, 0, quad);
         return read.made(load4(read.address(at.origin(pixels) + pixel)));
     }
+    // Over a window of any size.
     static __device__ float4 average(const Operand& in, const Place& at, int h, int w, int y) {
         const int reach = in.pool / 2, left = max(at.x - reach, 0), right = min(at.x + reach, w - 1);
         const int rows = min(y + reach, h - 1) - max(y - reach, 0) + 1;
@@ -41,7 +43,10 @@ struct Other {
             const int pixel = y * p.w + at.x, pixels = p.h * p.w;
             switch (p.kind) {
                 case Kind::kAdd:
-                    for (int term = 0; term < p.terms; ++term) value[i] = value[i] + (p.in[term].pool ? average(p.in[term], at, p.h, p.w, y) : made(p.in[term], at, at.quad, pixels, pixel));
+                    for (int term = 0; term < p.terms; ++term) {
+                        const Operand& in = p.in[term];
+                        value[i] = value[i] + (in.pool ? average(in, at, p.h, p.w, y) : made(in, at, at.quad, pixels, pixel));
+                    }
                     break;
                 case Kind::kScale:
                     value[i] = made(p.in[0], at, at.quad, pixels, pixel) * made(p.in[1], at, at.quad, 1, 0);
@@ -85,11 +90,12 @@ template <typename Work>
 __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
     const int index = find_problem(begin, count, blockIdx.x);
+    const unsigned before = __ldg(begin + index);
     __shared__ Problem p;
     fetch(p, problems[index]);
     // Unsigned numbers are divided in half as many instructions.
     const unsigned t = threadIdx.x, quads = padded(p.o) / 4, runs = (p.ho + kRun - 1) / kRun, turns = p.tile_h, blocks = (p.tiles + turns - 1) / turns;
-    unsigned block = blockIdx.x - begin[index], first = 0, wide = quads;
+    unsigned block = blockIdx.x - before, first = 0, wide = quads;
     if (p.columns > 1) {
         const unsigned columns = p.columns, widest = (quads + columns - 1) / columns;
         first = block % columns * widest;

@@ -10,7 +10,7 @@ struct Place {
     int image, y, x, quad, group;  // its first pixel, of the output; image: of all groups
     int run, runs;                 // which run of pixels of the block's, of how many; neighbours in a row follow each other
     int wide;                      // quads of the block
-    const float4* taps;            // of a depthwise kernel, [tap, wide], this quad's
+    const float4* taps;            // of a depthwise kernel, [tap, wide + 1], this quad's
 
     __device__ Reader reader(const Operand& in) const { return Reader(in, group, 0, quad); }
     // The first pixel of this image where it has so many.

@@ -72,7 +72,7 @@ struct Reader {
         }
         x += group * group_pixels * cp + quad * 4;
     }
-    // To load rows from: worked out once, where the compiler would add it up anew, in 64 bits, for each of them.
+    // To load rows from: taken as it is, where the compiler would add it up anew, in 64 bits, for each of them.
     __device__ const float* address(std::int64_t pixel) const {
         const float* at = x + pixel * cp;
         asm("" : "+l"(at));
@@ -88,8 +88,10 @@ struct Reader {
         activate_run(first, v);
         activate_run(second, v);
     }
-    // The same where `simple` knows both activations: ReLU twice is ReLU.
+    __device__ float4 operator()(int pixel) const { return made(raw(pixel)); }
+    // Whether values are taken as they lie.
     __device__ bool is_plain() const { return !affine && first == Act::kNone && second == Act::kNone; }
+    // The same where `simple` knows both activations: ReLU twice is ReLU.
     __device__ bool is_simple() const { return simple(first) && simple(second); }
     __device__ float4 made_simply(float4 v) const {
         v = normed(v);
@@ -97,7 +99,6 @@ struct Reader {
     }
     // That without a branch: max(v * scale + shift, floor).
     __device__ float floor() const { return first == Act::kNone && second == Act::kNone ? -__int_as_float(0x7f800000) : 0.f; }
-    __device__ float4 operator()(int pixel) const { return made(raw(pixel)); }
 };
 
 // Brings a launch's row into shared memory: a block reads its fields again and again.

@@ -7,19 +7,32 @@ namespace hwnas::merged_program {
 
 struct Window {
     static constexpr int kBlocks = 3;
-    // A depthwise kernel's taps, and how many quads they take.
+    // A depthwise kernel's taps, and how many quads they take. Threads beside each other read taps of a channel, which lie beside
+    // each other; a quad between the rows of channels keeps them off each other's banks as they write.
     static __device__ int prepare(const Problem& p, int first, int wide, float4* memory) {
         if (p.kind != Kind::kDepthwise) return 0;
-        float* taps = reinterpret_cast<float*>(memory);
-        const unsigned lanes = wide * 4, kernel_w = p.kernel_w, numbers = p.kernel_h * kernel_w * lanes;
-        const unsigned of_lanes = (1 << 20) / lanes + 1, of_kernel = (1 << 20) / kernel_w + 1;  // exact for such small numbers
-        static_assert(kMaxTaps * kQuads * 4 * kQuads * 4 < 1 << 20);
-        for (unsigned i = threadIdx.x; i < numbers; i += kMapThreads) {
-            const unsigned tap = i * of_lanes >> 20, c = first + i - tap * lanes, ky = tap * of_kernel >> 20;
-            taps[i] = c < static_cast<unsigned>(p.c) ? p.weight[c * p.weight_stride[0] + ky * p.weight_stride[2] + (tap - ky * kernel_w) * p.weight_stride[3]] : 0.f;
+        constexpr int kAtOnce = 4;
+        float* to = reinterpret_cast<float*>(memory);
+        const float* weight = p.weight;
+        const int of_channel = static_cast<int>(p.weight_stride[0]), of_row = static_cast<int>(p.weight_stride[2]), of_column = static_cast<int>(p.weight_stride[3]);
+        const unsigned channels = p.c, kernel_w = p.kernel_w, taps = p.kernel_h * kernel_w, row = wide * 4 + 4, count = taps * wide * 4;
+        const unsigned by_taps = (1 << 20) / taps + 1, by_kernel = (1 << 20) / kernel_w + 1;  // exact for such small numbers
+        static_assert(kMaxTaps * kMaxTaps * kQuads * 4 < 1 << 20);
+        for (unsigned start = threadIdx.x; start < count; start += kAtOnce * kMapThreads) {
+            float v[kAtOnce];
+            unsigned place[kAtOnce];
+#pragma unroll
+            for (int k = 0; k < kAtOnce; ++k) {
+                const unsigned i = start + k * kMapThreads, lane = i * by_taps >> 20, tap = i - lane * taps, c = first + lane, ky = tap * by_kernel >> 20;
+                place[k] = tap * row + lane;
+                v[k] = i < count && c < channels ? __ldg(weight + (c * of_channel + ky * of_row + (tap - ky * kernel_w) * of_column)) : 0.f;
+            }
+#pragma unroll
+            for (int k = 0; k < kAtOnce; ++k)
+                if (start + k * kMapThreads < count) to[place[k]] = v[k];
         }
         __syncthreads();
-        return p.kernel_h * p.kernel_w * wide;
+        return taps * (wide + 1);
     }
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
         if (!at.inside) return;
@@ -51,9 +64,6 @@ private:
 #pragma unroll 1
         for (int kx = max(-left, 0); kx < min(kKernel, w - left); ++kx) {
             const float* from = corner + kx * read.cp;
-            const float4* tap = at.taps + kx * at.wide;
-            int line = step, below = kKernel * at.wide;  // what is worked out of them must not be kept from column to column
-            asm volatile("" : "+r"(line), "+r"(below));
             float4 taps[kKernel];
             int known = 0;  // of them
 #pragma unroll
@@ -64,13 +74,13 @@ private:
                 for (int r = 0; r < kRun; ++r) {
                     there[r] = first + r < kSpan && static_cast<unsigned>(top + first + r) < static_cast<unsigned>(h);
                     if (there[r]) v[r] = load4(from);
-                    from += line;
+                    from += step;
                 }
                 if (!plain) read.made(v);
 #pragma unroll
                 for (int r = 0; r < kRun; ++r) {
 #pragma unroll
-                    for (; known <= min(first + r + kAbove, kKernel - 1); ++known) taps[known] = *tap, tap += below;
+                    for (; known <= min(first + r + kAbove, kKernel - 1); ++known) taps[known] = at.taps[(known * kKernel + kx) * (at.wide + 1)];
                     if (!there[r]) continue;
 #pragma unroll
                     for (int i = 0; i < kRun; ++i) {
@@ -125,7 +135,7 @@ private:
 #pragma unroll
                 for (int i = 0; i < kRun; ++i) {
                     if (!there[i]) continue;
-                    if (p.kind == Kind::kDepthwise) value[i] = multiply_add(v[i], at.taps[(ky * kernel_w + kx) * at.wide], value[i]);
+                    if (p.kind == Kind::kDepthwise) value[i] = multiply_add(v[i], at.taps[(ky * kernel_w + kx) * (at.wide + 1)], value[i]);
                     else if (p.kind == Kind::kMaxPool) value[i] = max4(value[i], v[i]);
                     else value[i] = value[i] + v[i], ++found[i];
                 }

@@ -129,7 +129,7 @@ def tiling(kind: str, window: Window) -> Tiling:
 def _map(kind: str, at: Window) -> Tiling:
     quads, threads = -(-at.o // 4), _KERNELS.map_threads
     columns = -(-quads // _KERNELS.quads)
-    taps = at.kernel_h * at.kernel_w * _KERNELS.quads if kind == "depthwise" else 0
+    taps = at.kernel_h * at.kernel_w * (_KERNELS.quads + 1) if kind == "depthwise" else 0
     shared = 16 * (taps + threads + _KERNELS.quads)
     places, runs = -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns)
     turns = _SUM_TURNS if kind == "add" else 1
