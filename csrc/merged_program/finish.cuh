@@ -31,26 +31,12 @@ struct Finish {
 #pragma unroll
             for (int i = 0; i < kRun; ++i) value[i] = multiply_add(value[i], scale, shift);
         activate_run(p.after, value);
-        if (p.kind == Kind::kDense)
-            for (int term = 1; term < p.terms; ++term) add(p.in[term], where, value);
-        activate_run(p.last, value);
         float* to = p.y + group * group_pixels * padded(p.o) + quad * 4;
 #pragma unroll
         for (int i = 0; i < kRun; ++i)
             if (where[i] >= 0) store4(to + static_cast<std::int64_t>(where[i]) * padded(p.o), value[i]);
     }
 
-private:
-    __device__ void add(const Operand& in, const int (&where)[kRun], float4 (&value)[kRun]) const {
-        const Reader read(in, group, group_pixels, quad);
-        float4 v[kRun] = {};
-#pragma unroll
-        for (int i = 0; i < kRun; ++i)
-            if (where[i] >= 0) v[i] = read.raw(where[i]);
-        read.made(v);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] = value[i] + v[i];
-    }
 };
 
 // Moments of a tile of `here` pixels. Threads t < rows * wide have values of four channels, t % wide says which; each(take) calls

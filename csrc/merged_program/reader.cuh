@@ -1,6 +1,8 @@
 // What all kernels of merged programs share: activations, how an operand is read, and which problem a block belongs to.
 #pragma once
 
+#include <type_traits>
+
 #include "merged_program/merged_program.h"
 
 namespace hwnas::merged_program {
@@ -25,24 +27,31 @@ __device__ inline float4 activate(Act kind, float4 v) {
 }
 __device__ inline float4 relu(float4 v) { return make_float4(fmaxf(v.x, 0.f), fmaxf(v.y, 0.f), fmaxf(v.z, 0.f), fmaxf(v.w, 0.f)); }
 __device__ inline bool simple(Act kind) { return kind <= Act::kRelu; }
-__device__ inline void activate_run(Act kind, float4 (&v)[kRun]) {
+template <int kCount>
+__device__ inline void activate_run(Act kind, float4 (&v)[kCount]) {
     if (kind == Act::kNone) return;
     if (simple(kind)) {
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) v[i] = relu(v[i]);
+        for (int i = 0; i < kCount; ++i) v[i] = relu(v[i]);
         return;
     }
 #pragma unroll 1
-    for (int i = 0; i < kRun; ++i) {  // in turns through one place: the code is there once, and registers need no index
+    for (int i = 0; i < kCount; ++i) {  // in turns through one place: the code is there once, and registers need no index
         const float4 made = activate(kind, v[0]);
 #pragma unroll
-        for (int j = 1; j < kRun; ++j) v[j - 1] = v[j];
-        v[kRun - 1] = made;
+        for (int j = 1; j < kCount; ++j) v[j - 1] = v[j];
+        v[kCount - 1] = made;
     }
 }
 // Of memory that nobody writes during the launch.
 __device__ inline float4 load4(const float* p) { return __ldg(reinterpret_cast<const float4*>(p)); }
 __device__ inline void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+// The pixel-th after what p points at. One instruction, as long as bytes have 32 bits.
+template <typename T>
+__device__ inline T* beyond(T* p, int pixel, int pixel_bytes) {
+    using Bytes = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Bytes*>(p) + static_cast<std::int64_t>(pixel) * pixel_bytes);
+}
 __device__ inline float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ inline float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
 __device__ inline float4 operator*(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
@@ -54,28 +63,38 @@ __device__ inline int padded(int channels) { return (channels + 3) & ~3; }
 
 __device__ inline float inverse(int count) { return __fdividef(1.f, static_cast<float>(count)); }
 
+// a / b, of numbers that are not negative: a third of what division takes.
+__device__ inline int quotient(int a, int b) {
+    if (b == 1) return a;
+    if (a >= 1 << 22) return a / b;
+    const int q = static_cast<int>(static_cast<float>(a) * inverse(b)), rest = a - q * b;
+    return q + (rest >= b) - (rest < 0);
+}
+
 // What a reader does to 4 channels of an operand. Pixels are counted from the group's first.
 struct Reader {
     const float* x;
-    int cp;
+    int pixel_bytes;
     bool affine;
     float4 scale, shift;
     Act first, second;
 
     __device__ Reader(const Operand& in, int group, std::int64_t group_pixels, int quad)
-        : x(in.x), cp(padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
+        : x(in.x), pixel_bytes(4 * padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
         if (affine) {
             scale = load4(in.scale + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
             shift = load4(in.shift + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
         }
-        x += group * group_pixels * cp + quad * 4;
+        x += group * group_pixels * padded(in.channels) + quad * 4;
+        asm("" : "+l"(x), "+r"(pixel_bytes));  // or the compiler adds the parts up anew, in 64 bits, for each pixel
     }
-    __device__ float4 raw(int pixel) const { return load4(x + static_cast<std::int64_t>(pixel) * cp); }
+    __device__ float4 raw(int pixel) const { return load4(beyond(x, pixel, pixel_bytes)); }
     __device__ float4 normed(float4 v) const { return affine ? multiply_add(v, scale, shift) : v; }
     __device__ float4 made(float4 v) const { return activate(second, activate(first, normed(v))); }
-    __device__ void made(float4 (&v)[kRun]) const {
+    template <int kCount>
+    __device__ void made(float4 (&v)[kCount]) const {
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) v[i] = normed(v[i]);
+        for (int i = 0; i < kCount; ++i) v[i] = normed(v[i]);
         activate_run(first, v);
         activate_run(second, v);
     }
@@ -135,14 +154,17 @@ __device__ inline void fetch(Row& to, const Row& from) {
     __syncthreads();
 }
 
-// The last problem that begins at this block or before; a warp looks at 32 places at once.
+// The last problem that begins at this block or before; a warp looks at 32 places at once, first where it would be if all were
+// equally large.
 __device__ inline int find_problem(const std::int32_t* begin, int count, int block) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    int low = 0;
+    const auto before = [&](int at, int end) { return __popc(__ballot_sync(0xffffffffu, at < end && __ldg(begin + at) <= block)); };
+    int low = min(max(static_cast<int>(static_cast<float>(block) * inverse(gridDim.x) * static_cast<float>(count)) - 16, 0), max(count - 32, 0));
+    const int found = before(low + lane, count);
+    if (found && (found < 32 || low + 32 >= count)) return low + found - 1;
+    low = 0;
     for (int span = count; span > 1;) {
-        const int step = (span + 31) / 32, at = lane * step;
-        const bool before = at < span && __ldg(begin + low + at) <= block;
-        const int moved = (__popc(__ballot_sync(0xffffffffu, before)) - 1) * step;
+        const int step = (span + 31) / 32, moved = (before(low + lane * step, low + span) - 1) * step;
         low += moved;
         span = min(step, span - moved);
     }
