@@ -21,6 +21,7 @@ SPACES = (
     "mobilenet(input=(1,9,7),classes=70,stages=((40,2,2),(96,2,1)),head=136,depths=(1,2))",
     "nasbench201(input=(3,32,32))",
     "nasbench201(input=(2,7,9),classes=3,channels=2,cells=2)",
+    "nasbench201(input=(3,16,24),channels=24,cells=1)",
     "darts(input=(3,32,32),cells=3,affine=True)",
     "chain(classes=5)",
     "chain(input=(3,4,4),kind='dense')",
