@@ -36,7 +36,6 @@ struct Finish {
         for (int i = 0; i < kRun; ++i)
             if (where[i] >= 0) store4(to + static_cast<std::int64_t>(where[i]) * padded(p.o), value[i]);
     }
-
 };
 
 // Moments of a tile of `here` pixels. Threads t < rows * wide have values of four channels, t % wide says which; each(take) calls

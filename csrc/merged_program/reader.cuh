@@ -74,19 +74,19 @@ __device__ inline int quotient(int a, int b) {
 // What a reader does to 4 channels of an operand. Pixels are counted from the group's first.
 struct Reader {
     const float* x;
-    int pixel_bytes;
+    int cp, pixel_bytes;  // channels as they lie, and what they take
     bool affine;
     float4 scale, shift;
     Act first, second;
 
     __device__ Reader(const Operand& in, int group, std::int64_t group_pixels, int quad)
-        : x(in.x), pixel_bytes(4 * padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
+        : x(in.x), cp(padded(in.channels)), pixel_bytes(4 * cp), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
         if (affine) {
             scale = load4(in.scale + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
             shift = load4(in.shift + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
         }
-        x += group * group_pixels * padded(in.channels) + quad * 4;
-        asm("" : "+l"(x), "+r"(pixel_bytes));  // or the compiler adds the parts up anew, in 64 bits, for each pixel
+        x += group * group_pixels * cp + quad * 4;
+        asm("" : "+r"(pixel_bytes));  // or the compiler takes the 4 out, and adds the parts up anew for each pixel
     }
     __device__ float4 raw(int pixel) const { return load4(beyond(x, pixel, pixel_bytes)); }
     __device__ float4 normed(float4 v) const { return affine ? multiply_add(v, scale, shift) : v; }
