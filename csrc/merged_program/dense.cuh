@@ -1,267 +1,238 @@
-// Convolutions (and linear layers) on tensor cores, in float16 numbers split in two: as exact as float32 (see pack.cuh).
+// Convolutions of more than one tap on tensor cores, in float16 numbers split in two: as exact as float32 (see pack.cuh).
 //
 // A block reads its inputs' tile with its border once, as norm and activations make it, and puts it into shared memory split.
-// All taps read it there. Tiles whose values would leave float16's
-// range, above or below, are scaled by a power of two. Sums of more than 16 products are in float32 outside the tensor cores,
-// which round towards zero (Ootomo & Yokota 2022, Recovering single precision accuracy from tensor cores).
+// All taps read it there. Tiles whose values would leave float16's range, above or below, are scaled by a power of two of their
+// own.
 //
-// A warp has kTilesM times 16 pixels. In the "Rows" kernels, for 3 x 3 windows, these are 16 pixels (two runs of 8 in a row,
-// side by side or of two images) of rows below each other: a row once loaded serves the three windows it belongs to.
+// A warp has kTilesM times 16 pixels and 16 channels. In the "Rows" kernels, for 3 x 3 windows over up to 64 channels, these are 16
+// pixels (two runs of 8 in a row, side by side or of two images) of rows below each other, see multiply_rows.
 #pragma once
 
-#include "merged_program/finish.cuh"
-#include "merged_program/pack.cuh"
+#include "merged_program/fragments.cuh"
 
 namespace hwnas::merged_program {
-
-// d = a[16, 16] * b[16, 8] + c
-__device__ inline void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, const float (&c)[4]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-}
 
 __device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 // Four times 8 rows of 16 bytes, at each lane's address one.
 __device__ inline void load_matrices(unsigned (&r)[4], unsigned address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
 }
-struct Rows {  // 16 pixels' 16 channels
-    unsigned high[4], low[4];
-    __device__ Rows(unsigned address, unsigned to_low) {
-        load_matrices(high, address);
-        load_matrices(low, address + to_low);
-    }
-};
-// acc += unit * a * b
-__device__ inline void accumulate(float (&acc)[4], const Rows& a, uint4 b, float unit, float low_unit) {
-    constexpr float kZero[4] = {0.f, 0.f, 0.f, 0.f};
-    float high[4], low[4];
-    multiply(low, a.high, b.z, b.w, kZero);
-    multiply(high, a.high, b.x, b.y, kZero);
-    multiply(low, a.low, b.x, b.y, low);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) acc[i] = fmaf(low[i], low_unit, fmaf(high[i], unit, acc[i]));
+__device__ inline Rows load_rows(unsigned address, unsigned to_low) {
+    Rows rows;
+    load_matrices(rows.high, address);
+    load_matrices(rows.low, address + to_low);
+    return rows;
 }
 
-// Puts `planes` times 16 channels of a tile into shared memory, split; returns what to multiply products by.
+// Puts `planes` times 16 channels of a tile into shared memory, split.
+template <int kThreads>
 struct Source {
     uint4* tile;        // of a plane: high of 8 channels, of 8 more, low of both, each [pitch] times 8 channels
     const int* pixels;  // of each row of the tile, -1: outside
     int rows, pitch, plane;
 
-    template <bool kPlain>  // unscaled, and what Reader::made_simply does
-    __device__ __half2 fill(const Reader& in, bool inside, int quads, float unit) const {
-        constexpr int kAtOnce = kPlain ? 4 : 1;
-        const int t = threadIdx.x, quad = t % quads, stride = kDenseThreads / quads;
+    __device__ uint2* place(int quad) const { return reinterpret_cast<uint2*>(tile + quad / 4 * plane + quad % 4 / 2 * pitch) + quad % 2; }
+
+    // Zeros where there is nothing to read; `fill` leaves such rows alone.
+    __device__ void clear(int row, int planes) const {
+        for (uint4* to = tile + row; planes > 0; --planes, to += plane)
+            for (int part = 0; part < 4; ++part) to[part * pitch] = make_uint4(0, 0, 0, 0);
+    }
+    template <bool kPlain>  // what Reader::made_simply does
+    __device__ __half2 fill(const Reader& in, int quads, float unit) const {
+        constexpr int kAtOnce = kPlain ? 6 : 1;
+        const int t = threadIdx.x, stride = kThreads / quads;
         const float floor = in.floor();
-        uint2* to = reinterpret_cast<uint2*>(tile + quad / 4 * plane + quad % 4 / 2 * pitch) + quad % 2;
+        const float4 scale = in.scale * unit, shift = in.shift * unit;
+        uint2* to = place(t % quads) + t / quads * 2;
         __half2 peak = __floats2half2_rn(0.f, 0.f);
         for (int first = t / quads; first < rows; first += kAtOnce * stride) {
             float4 v[kAtOnce];
             int pixel[kAtOnce];
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) {
-                const int row = first + i * stride;
-                pixel[i] = row < rows && inside ? pixels[row] : -1;
-            }
+            for (int i = 0; i < kAtOnce; ++i) pixel[i] = first + i * stride < rows ? pixels[first + i * stride] : -1;
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) {
-                v[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-                if (pixel[i] >= 0) v[i] = in.raw(pixel[i]);
-            }
+            for (int i = 0; i < kAtOnce; ++i) v[i] = in.raw(max(pixel[i], 0));
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) {
-                const int row = first + i * stride;
+            for (int i = 0; i < kAtOnce; ++i, to += stride * 2) {
                 if (kPlain) {
-                    const float4 m = multiply_add(v[i], in.scale, in.shift);
-                    v[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-                    if (pixel[i] >= 0) v[i] = make_float4(fmaxf(m.x, floor), fmaxf(m.y, floor), fmaxf(m.z, floor), fmaxf(m.w, floor));
-                } else if (pixel[i] >= 0) {
+                    const float4 m = multiply_add(v[i], scale, shift);
+                    v[i] = make_float4(fmaxf(m.x, floor), fmaxf(m.y, floor), fmaxf(m.z, floor), fmaxf(m.w, floor));
+                } else {
                     v[i] = in.made(v[i]) * unit;
                 }
                 const uint4 s = split(v[i]);
-                if (row < rows) {
-                    to[row * 2] = make_uint2(s.x, s.y);
-                    to[(row + 2 * pitch) * 2] = make_uint2(s.z, s.w);
-                }
                 peak = __hmax2(peak, __hmax2(__habs2(reinterpret_cast<const __half2&>(s.x)), __habs2(reinterpret_cast<const __half2&>(s.y))));
+                if (pixel[i] >= 0) to[0] = make_uint2(s.x, s.y), to[4 * pitch] = make_uint2(s.z, s.w);
             }
         }
         return peak;
     }
-    __device__ float load(const Operand& operand, int group, std::int64_t group_pixels, int first_quad, int quads, int all_quads) const {
-        const int quad = first_quad + static_cast<int>(threadIdx.x) % quads;
+    // Returns what values are multiplied by: `unit`, by which those before were, if that does; 0: there were none, or all were 0.
+    __device__ float load(const Operand& operand, int group, std::int64_t group_pixels, int first_quad, int quads, int all_quads, float unit) const {
+        const int own = static_cast<int>(threadIdx.x) % quads, quad = first_quad + own;
         const bool inside = quad < all_quads;
         const Reader in(operand, group, group_pixels, inside ? quad : 0);
-        const float2 peaks = __half22float2(in.is_simple() ? fill<true>(in, inside, quads, 1.f) : fill<false>(in, inside, quads, 1.f));
-        const float peak = fmaxf(peaks.x, peaks.y);
-        const bool large = __syncthreads_or(peak > 65504.f), enough = __syncthreads_or(peak >= 1.f / 128);
-        if (enough && !large) return 1.f;
+        const bool any = unit > 0.f;
+        float peak = 0.f;
+        if (inside) {
+            const float usual = any ? unit : kUnit;
+            const float2 peaks = __half22float2(in.is_simple() ? fill<true>(in, quads, usual) : fill<false>(in, quads, usual));
+            peak = fmaxf(peaks.x, peaks.y);
+        } else {  // channels that meet no weights
+            for (int row = threadIdx.x / quads; row < rows; row += kThreads / quads) place(own)[row * 2] = place(own)[(row + 2 * pitch) * 2] = make_uint2(0, 0);
+        }
+        const bool large = __syncthreads_or(peak > kMost), enough = __syncthreads_or(peak >= kLeast) || any;
+        if (enough && !large) return any ? unit : kUnit;
         __shared__ int largest;  // as bits: positive numbers are ordered like them
         if (threadIdx.x == 0) largest = 0;
-        float own = 0.f;
-        for (int row = threadIdx.x / quads; row < rows; row += kDenseThreads / quads)
+        float most = 0.f;
+        for (int row = threadIdx.x / quads; row < rows; row += kThreads / quads)
             if (inside && pixels[row] >= 0) {
                 const float4 v = in(pixels[row]);
                 const float values[4] = {fabsf(v.x), fabsf(v.y), fabsf(v.z), fabsf(v.w)};
                 for (float value : values)
-                    if (value <= 3.4e38f) own = fmaxf(own, value);
+                    if (value <= 3.4e38f) most = fmaxf(most, value);
             }
         __syncthreads();
-        atomicMax(&largest, __float_as_int(own));
+        atomicMax(&largest, __float_as_int(most));
         __syncthreads();
-        const float unit = unit_of(__int_as_float(largest));
-        fill<false>(in, inside, quads, unit);
+        if (largest == 0) return unit;
+        unit = any ? fminf(unit, unit_of(__int_as_float(largest))) : unit_of(__int_as_float(largest));
+        if (inside) fill<false>(in, quads, unit);
         __syncthreads();
-        return 1.f / unit;
+        return unit;
     }
 };
 
+// A 3 x 3 window's products of 16 channels. All stay in the tensor cores, those with a low part apart, since rounding towards zero
+// does them no harm; sums of high parts have 9 roundings for each 16 channels. A row once loaded serves three windows.
+template <int kTilesM>
+__device__ inline void multiply_rows(float (&high)[kTilesM][2][4], float (&low)[kTilesM][2][4], unsigned address, unsigned to_row, unsigned to_low, const uint4* weights, int to_tap) {
+#pragma unroll 1
+    for (int kx = 0; kx < 3; ++kx, address += 16, weights += to_tap) {
+        uint4 b[3][2];
+#pragma unroll
+        for (int ky = 0; ky < 3; ++ky)
+#pragma unroll
+            for (int n = 0; n < 2; ++n) b[ky][n] = __ldg(weights + ky * 3 * to_tap + n * 32);
+#pragma unroll
+        for (int r = 0; r < kTilesM + 2; ++r) {
+            const Rows a = load_rows(address + r * to_row, to_low);
+            const auto each = [&](auto take) {  // of the windows that the row belongs to
+#pragma unroll
+                for (int ky = max(0, r - kTilesM + 1); ky <= min(2, r); ++ky)
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) take(r - ky, n, b[ky][n]);
+            };
+            each([&](int i, int n, uint4 b) { multiply(low[i][n], a.high, b.z, b.w, low[i][n]); });
+            each([&](int i, int n, uint4 b) { multiply(low[i][n], a.low, b.x, b.y, low[i][n]); });
+            each([&](int i, int n, uint4 b) { multiply(high[i][n], a.high, b.x, b.y, high[i][n]); });
+        }
+    }
+}
+
 template <Shape kShape>
-__global__ void __launch_bounds__(kDenseThreads, 4) dense_kernel(const Problem* problems, const std::int32_t* begin, int count) {
+__global__ void __launch_bounds__(dense_threads(kShape), 512 / dense_threads(kShape)) dense_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     constexpr bool kRows = kShape >= Shape::kRows16;
-    constexpr int kN = tile_channels(kShape), kM = tile_pixels(kShape), kTilesM = warp_rows(kShape);
-    constexpr int kTilesN = kN == 16 ? 1 : 2, kWarpsN = kN / 16 / kTilesN, kWarpsM = kDenseThreads / 32 / kWarpsN;
+    constexpr int kN = tile_channels(kShape), kM = tile_pixels(kShape), kTilesM = warp_rows(kShape), kThreads = dense_threads(kShape);
+    constexpr int kWarpsN = kN / 16, kWarpsM = kThreads / 32 / kWarpsN;
     static_assert(kM == kWarpsM * kTilesM * 16, "a block's pixels are its warps'");
     extern __shared__ __align__(16) int shared[];
-    int *corner = shared, *pixel = shared + kM, *source = shared + 2 * kM;
+    int *windows = shared, *pixels = shared + kM, *source = shared + (kRows ? 0 : 2 * kM);
     const int index = find_problem(begin, count, blockIdx.x);
     __shared__ Problem p;
+    __shared__ End ends[kN / 4];
     fetch(p, problems[index]);
-    const int local = static_cast<int>(blockIdx.x) - begin[index];
-    const int column = local % p.columns, tile = local / p.columns % p.tiles, group = local / p.columns / p.tiles;
-    const int image = tile / (p.tiles_x * p.tiles_y) * p.tile_images, y0 = tile / p.tiles_x % p.tiles_y * p.tile_h, x0 = tile % p.tiles_x * p.tile_w;
-    const int in_h = (p.tile_h - 1) * p.stride + (p.kernel_h - 1) * p.dilation + 1, in_w = (p.tile_w - 1) * p.stride + (p.kernel_w - 1) * p.dilation + 1;
-    const int rows = p.tile_images * in_h * in_w, t = threadIdx.x;
-    const int tile_images = p.tile_images, tile_h = p.tile_h, tile_w = p.tile_w, stride = p.stride, pairs = p.pairs;
-    const int images = p.images, ho = p.ho, wo = p.wo, h = p.h, w = p.w, left = x0 * stride - p.padding, top = y0 * stride - p.padding;
-    const int lane = t % 32, warp = t / 32;
-    if (p.flat) {
-        for (int m = t; m < kM; m += kDenseThreads) {
-            const int own = x0 + m < wo ? x0 + m : -1;
-            corner[m] = m, pixel[m] = own, source[m] = own;
+    const Block at(p, static_cast<int>(blockIdx.x) - begin[index]);
+    const int t = threadIdx.x, lane = t % 32, warp = t / 32;
+    const int warp_n = warp % kWarpsN, warp_m = warp / kWarpsN;
+    const int tile_images = p.tile_images, tile_h = p.tile_h, tile_w = p.tile_w, stride = p.stride, images = p.images, ho = p.ho, wo = p.wo, h = p.h, w = p.w;
+    const int parts = p.tiles_x * p.tiles_y, in_h = (tile_h - 1) * stride + (p.kernel_h - 1) * p.dilation + 1, in_w = (tile_w - 1) * stride + (p.kernel_w - 1) * p.dilation + 1;
+    const int rows = tile_images * in_h * in_w, pitch = (rows + 3) / 8 * 8 + 4;
+    const auto divided = [](int a, int inverse) { return a * inverse >> 20; };  // for numbers below 2048, which rows are
+    const int blocks = (p.c + 15) / 16, columns = columns_of(p.o), own_column = min(at.column * (kN / 16) + warp_n, columns - 1);
+    const int in_quads = padded(p.c) / 4;
+    const uint4* weights = reinterpret_cast<const uint4*>(p.weight + columns * 16) + own_column * 64 + lane;
+    const int to_block = columns * 64, to_tap = blocks * to_block, kernel_w = p.kernel_w, taps = p.kernel_h * kernel_w, dilation = p.dilation;
+    const Source<kThreads> in{reinterpret_cast<uint4*>(source + ((rows + 3) & ~3)), source, rows, pitch, 4 * pitch + (p.planes == 2 ? 2 : 1)};
+    const unsigned to_low = 32u * pitch;
+    if (t < kN / 4) ends[t] = end_of(p, at.column * kN / 4 + t);
+    const int of_image = quotient(at.first, parts), in_image = at.first - of_image * parts, tile_y = quotient(in_image, p.tiles_x);
+    const int image = of_image * tile_images, y0 = tile_y * tile_h, x0 = (in_image - tile_y * p.tiles_x) * tile_w;
+    const int top = y0 * stride - p.padding, left = x0 * stride - p.padding;
+    for (int row = t; row < rows; row += kThreads) {
+        const int line = divided(row, p.inverse_w), i = divided(line, p.inverse_h), y = top + line - i * in_h, x = left + row - line * in_w;
+        const bool there = image + i < images && y >= 0 && y < h && x >= 0 && x < w;
+        source[row] = there ? ((image + i) * h + y) * w + x : -1;
+        if (!there) in.clear(row, p.planes);
+    }
+    // Where in the tile windows begin, and which pixel of y they make, -1: none. Of rows a lane has two runs' of a line, and lines
+    // below; of others there is a table.
+    int window = 0, own[2] = {}, lines[2] = {};
+    if (kRows) {
+        const int runs = tile_w / 8, y = (warp_m >> (__ffs(p.pairs) - 1)) * kTilesM;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int run = (warp_m & (p.pairs - 1)) * 2 + half, i = tile_images == 1 ? 0 : quotient(run, runs), x = (run - i * runs) * 8;
+            if (lane / 8 % 2 == half && i < tile_images) window = (i * in_h + y) * in_w + x + lane % 8;
+            own[half] = ((image + i) * ho + y0 + y) * wo + x0 + x + lane / 4;
+            lines[half] = i < tile_images && image + i < images && x0 + x + lane / 4 < wo ? ho - y0 - y : 0;
         }
     } else {
-        const int runs = tile_w / 8, part = kRows ? 65536 / runs + 1 : 0, line_part = 65536 / in_h + 1;  // to divide small numbers
-        for (int m = t; m < kM; m += kDenseThreads) {  // the window's corner in the tile, and the pixel in y, -1: none
-            int i, y, x;
-            if (kRows) {
-                const int of_warp = m / (16 * kTilesM), run = (of_warp & (pairs - 1)) * 2 + m / 8 % 2;
-                i = run * part >> 16, y = (of_warp >> (__ffs(pairs) - 1)) * kTilesM + m / 16 % kTilesM, x = (run - i * runs) * 8 + m % 8;
-            } else {
-                const int line = m / tile_w;
-                i = line / tile_h, y = line - i * tile_h, x = m - line * tile_w;
-            }
+        for (int m = t; m < kM; m += kThreads) {
+            const int line = quotient(m, tile_w), i = quotient(line, tile_h), y = line - i * tile_h, x = m - line * tile_w;
             const bool there = i < tile_images && image + i < images && y0 + y < ho && x0 + x < wo;
-            corner[m] = i < tile_images ? (i * in_h + y * stride) * in_w + x * stride : 0;
-            pixel[m] = there ? ((image + i) * ho + y0 + y) * wo + x0 + x : -1;
-        }
-        for (int line = warp; line < tile_images * in_h; line += kDenseThreads / 32) {
-            const int i = line < 256 && in_h < 256 ? line * line_part >> 16 : line / in_h, y = top + line - i * in_h, begin = ((image + i) * h + y) * w + left;
-            const bool there = image + i < images && y >= 0 && y < h;
-            for (int x = lane; x < in_w; x += 32) source[line * in_w + x] = there && left + x >= 0 && left + x < w ? begin + x : -1;
+            windows[m] = i < tile_images ? (i * in_h + y * stride) * in_w + x * stride : 0;
+            pixels[m] = there ? ((image + i) * ho + y0 + y) * wo + x0 + x : -1;
         }
     }
     __syncthreads();
 
-    const int warp_n = warp % kWarpsN, warp_m = warp / kWarpsN;
-    const int blocks = (p.c + 15) / 16, columns = columns_of(p.o), own = min(column * (kN / 16) + warp_n * kTilesN, columns - kTilesN);
-    const int in_quads = padded(p.c) / 4, pitch = (rows + 3) / 8 * 8 + 4;
-    const Source in{reinterpret_cast<uint4*>(shared + 2 * kM + ((rows + 3) & ~3)), source, rows, pitch, 4 * pitch + (p.planes == 2 ? 2 : 1)};
-    const uint4* weights = reinterpret_cast<const uint4*>(p.weight + columns * 16) + own * 64 + lane;
-    const int to_block = columns * 64, to_tap = blocks * to_block, kernel_w = p.kernel_w, taps = p.kernel_h * kernel_w, dilation = p.dilation;
-    const unsigned to_low = 32u * pitch;
-    float acc[kTilesM][kTilesN * 2][4] = {};
+    const auto load = [&](int block0, float before) {
+        return in.load(p.in[0], at.group, static_cast<std::int64_t>(images) * h * w, block0 * 4, p.planes * 4, in_quads, before);
+    };
+    float unit = kRows ? load(0, 0.f) : 0.f;  // of rows all channels are there at once, before there are sums
+    Sums<kTilesM, 1, kWarpsM, kWarpsN> sums;
+    float low[kTilesM][2][4] = {};
     for (int block0 = 0; block0 < blocks; block0 += p.planes) {
-        if (block0) __syncthreads();
-        const float unit = in.load(p.in[0], group, static_cast<std::int64_t>(images) * h * w, block0 * 4, p.planes * 4, in_quads), low_unit = unit / kLow;
+        if constexpr (!kRows) {
+            if (block0) __syncthreads();
+            const float before = unit;
+            unit = load(block0, before);
+            if (before > 0.f && unit != before) scale(sums.acc, unit / before);
+        }
         // Where a lane's row of 16 bytes begins.
-        const int* corners = corner + warp_m * kTilesM * 16 + lane % 16;
+        const int* own_windows = windows + warp_m * kTilesM * 16 + lane % 16;
         const unsigned from = shared_address(in.tile + lane / 16 * pitch);
         for (int plane = 0; plane < min(p.planes, blocks - block0); ++plane) {
             const unsigned tile_of = from + 16u * plane * in.plane;
             const uint4* own_weights = weights + (block0 + plane) * to_block;
             if constexpr (kRows) {
-                const unsigned step = 16u * in_w;
-                unsigned address = tile_of + 16u * corners[0];
-                for (int kx = 0; kx < 3; ++kx, address += 16, own_weights += to_tap) {
-                    uint4 b[3][kTilesN * 2];
-#pragma unroll
-                    for (int ky = 0; ky < 3; ++ky)
-#pragma unroll
-                        for (int n = 0; n < kTilesN * 2; ++n) b[ky][n] = __ldg(own_weights + ky * 3 * to_tap + n * 32);
-#pragma unroll
-                    for (int r = 0; r < kTilesM + 2; ++r) {
-                        const Rows a(address + r * step, to_low);
-#pragma unroll
-                        for (int ky = 0; ky < 3; ++ky)
-                            if (r - ky >= 0 && r - ky < kTilesM)
-#pragma unroll
-                                for (int n = 0; n < kTilesN * 2; ++n) accumulate(acc[r - ky < 0 ? 0 : r - ky < kTilesM ? r - ky : 0][n], a, b[ky][n], unit, low_unit);
-                    }
-                }
+                multiply_rows(sums.acc, low, tile_of + 16u * window, 16u * in_w, to_low, own_weights, to_tap);
             } else {
                 for (int tap = 0; tap < taps; ++tap, own_weights += to_tap) {
                     const unsigned address = tile_of + 16u * ((tap / kernel_w * in_w + tap % kernel_w) * dilation);
-                    uint4 b[kTilesN * 2];
+                    uint4 b[2];
 #pragma unroll
-                    for (int n = 0; n < kTilesN * 2; ++n) b[n] = __ldg(own_weights + n * 32);
+                    for (int n = 0; n < 2; ++n) b[n] = __ldg(own_weights + n * 32);
 #pragma unroll
                     for (int i = 0; i < kTilesM; ++i) {
-                        const Rows a(address + 16u * corners[i * 16], to_low);
+                        const Rows a = load_rows(address + 16u * own_windows[i * 16], to_low);
 #pragma unroll
-                        for (int n = 0; n < kTilesN * 2; ++n) accumulate(acc[i][n], a, b[n], unit, low_unit);
+                        for (int n = 0; n < 2; ++n) accumulate(sums.acc[i][n], a, b[n]);
                     }
                 }
             }
         }
+        if (kRows) break;
     }
 
-    // Results change places through shared memory, so that neighbouring threads finish and store neighbouring channels.
-    constexpr int kWide = kN / 4;
-    float4* result = reinterpret_cast<float4*>(shared + 2 * kM);
-    const auto place = [&](int m, int quad) -> float4& { return result[m * kWide + (kWide > 4 ? quad ^ (m % 2 * 4) : quad)]; };
-    const int base = warp_m * kTilesM * 16 + lane / 4;
-    __syncthreads();
-#pragma unroll
-    for (int n = 0; n < kTilesN; ++n)
-#pragma unroll
-        for (int i = 0; i < kTilesM * 2; ++i) {
-            const float* u = acc[i / 2][2 * n] + i % 2 * 2;
-            const float* v = acc[i / 2][2 * n + 1] + i % 2 * 2;
-            place(base + i * 8, (warp_n * kTilesN + n) * 4 + lane % 4) = make_float4(u[0], u[1], v[0], v[1]);
-        }
-    __syncthreads();
-    const int op = padded(p.o), own_quad = t % kWide, quad = column * kWide + own_quad, step = kDenseThreads / kWide;
-    const bool inside = quad * 4 < op;
-    const std::int64_t group_pixels = static_cast<std::int64_t>(p.images) * p.ho * p.wo;
-    if (inside) {
-        const float4 unit = load4(p.weight + quad * 4), bias = bias_of(p, quad);
-        const Finish finish(p, group, group_pixels, quad);
-        for (int m = t / kWide; m < kM; m += kRun * step) {
-            float4 value[kRun];
-            int where[kRun];
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) {
-                where[i] = pixel[m + i * step];
-                value[i] = multiply_add(place(m + i * step, own_quad), unit, bias);
-            }
-            finish(where, value);
-            if (p.mean)
-                for (int i = 0; i < kRun; ++i) place(m + i * step, own_quad) = value[i];
-        }
-    }
-    if (p.mean) {
-        const int here = min(p.tile_images, p.images - image) * min(p.tile_h, p.ho - y0) * min(p.tile_w, p.wo - x0);
-        const auto each = [&](auto take) {
-            if (inside)
-                for (int m = t / kWide; m < kM; m += step)
-                    if (pixel[m] >= 0) take(place(m, own_quad));
-        };
-        __shared__ float4 scratch[kDenseThreads + kQuads];
-        write_moments(p, static_cast<std::int64_t>(group) * p.tiles + tile, here, each, column * kN, kWide, kDenseThreads / kWide, scratch);
-    }
+    const int* own_pixels = pixels + warp_m * kTilesM * 16 + lane / 4;
+    const auto pixel = [&](int i) { return !kRows ? own_pixels[i * 8] : i / 2 < lines[i % 2] ? own[i % 2] + i / 2 * wo : -1; };
+    const int here = min(tile_images, images - image) * min(tile_h, ho - y0) * min(tile_w, wo - x0);
+    if (kRows) sums.add(low);
+    sums.finish(p, ends, unit > 0.f ? 1.f / unit : 1.f, at.group, at.first, here, at.column * kN / 4, warp_m, warp_n, pixel);
 }
 
 }  // namespace hwnas::merged_program

@@ -15,44 +15,6 @@ __device__ inline float4 bias_of(const Problem& p, int quad) {
     return bias;
 }
 
-// What is done to four channels of pixels of a group, and where they are stored.
-struct Finish {
-    const Problem& p;
-    const int group, quad;
-    const std::int64_t group_pixels;
-    float4 scale, shift;
-
-    __device__ Finish(const Problem& p, int group, std::int64_t group_pixels, int quad) : p(p), group(group), quad(quad), group_pixels(group_pixels), scale(), shift() {
-        if (p.scale) scale = load4(p.scale + quad * 4), shift = load4(p.shift + quad * 4);
-    }
-    // Pixels where[i]; negative: none.
-    __device__ void operator()(const int (&where)[kRun], float4 (&value)[kRun]) const {
-        if (p.scale)
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) value[i] = multiply_add(value[i], scale, shift);
-        activate_run(p.after, value);
-        if (p.kind == Kind::kDense)
-            for (int term = 1; term < p.terms; ++term) add(p.in[term], where, value);
-        activate_run(p.last, value);
-        float* to = p.y + group * group_pixels * padded(p.o) + quad * 4;
-#pragma unroll
-        for (int i = 0; i < kRun; ++i)
-            if (where[i] >= 0) store4(to + static_cast<std::int64_t>(where[i]) * padded(p.o), value[i]);
-    }
-
-private:
-    __device__ void add(const Operand& in, const int (&where)[kRun], float4 (&value)[kRun]) const {
-        const Reader read(in, group, group_pixels, quad);
-        float4 v[kRun] = {};
-#pragma unroll
-        for (int i = 0; i < kRun; ++i)
-            if (where[i] >= 0) v[i] = read.raw(where[i]);
-        read.made(v);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] = value[i] + v[i];
-    }
-};
-
 // Moments of a tile of `here` pixels. Threads t < rows * wide have values of four channels, t % wide says which; each(take) calls
 // take(value) for each of a thread's. `scratch` holds as many float4 as there are threads, and kQuads more.
 template <typename Each>

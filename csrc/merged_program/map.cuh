@@ -85,7 +85,7 @@ __device__ inline void finish(const Problem& p, const Place& at, float4 (&value)
         if (at.y + i < ho) store4(to + i * wo * op, value[i]);
 }
 
-// A block has p.tile_w threads for each of its quads, and computes p.tile_h tiles one after the other.
+// A block has p.tile_w threads for each of its quads, and computes p.turns tiles one after the other.
 template <typename Work>
 __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const Problem* problems, const std::int32_t* begin, int count) {
     extern __shared__ __align__(16) float4 memory[];
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kMapThreads, Work::kBlocks) map_kernel(const P
     __shared__ Problem p;
     fetch(p, problems[index]);
     // Unsigned numbers are divided in half as many instructions.
-    const unsigned t = threadIdx.x, quads = padded(p.o) / 4, runs = (p.ho + kRun - 1) / kRun, turns = p.tile_h, blocks = (p.tiles + turns - 1) / turns;
+    const unsigned t = threadIdx.x, quads = padded(p.o) / 4, runs = (p.ho + kRun - 1) / kRun, turns = p.turns, blocks = (p.tiles + turns - 1) / turns;
     unsigned block = blockIdx.x - before, first = 0, wide = quads;
     if (p.columns > 1) {
         const unsigned columns = p.columns, widest = (quads + columns - 1) / columns;

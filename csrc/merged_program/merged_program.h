@@ -31,7 +31,7 @@ struct Operand {
 
 // What a block of a convolution computes: tile_images images by tile_h rows by tile_w columns of its output.
 struct Problem {
-    Operand in[kTerms];               // of a convolution the first is its input, the others are terms to add
+    Operand in[kTerms];               // of a convolution the first is its input, the others are added as they lie
     const float *weight, *bias;       // packed if dense, else in the supernet, by strides (out, in, row, column)
     const float *scale, *shift;       // of the norm after it; null: none, or left to readers
     float* y;
@@ -44,9 +44,11 @@ struct Problem {
     std::int32_t kernel_h, kernel_w, stride, padding, dilation;
     Act after, last;                  // after the norm; after the sum
     std::int32_t tiles;               // of pixels, in each group
+    std::int32_t turns;               // tiles that a block computes one after the other
     std::int32_t columns;             // of output channels
     std::int32_t tile_images, tile_h, tile_w, tiles_y, tiles_x;  // of the other kernels: see map.cuh
     std::int32_t pairs;               // see dense.cuh
+    std::int32_t inverse_w, inverse_h;  // 2^20 over the columns and rows of a tile's input, rounded up: to divide small numbers
     std::int32_t planes;              // 16 input channels each: 1, 2 or 4 of them at a time
     std::int32_t shared_bytes;        // of shared memory that a block needs
     std::int32_t flat;                // whether all pixels are one row, since none has to do with another
@@ -71,19 +73,25 @@ struct Pack {
     std::int32_t o, c, kernel_h, kernel_w;
 };
 
-// Kernels. Dense: by the channels of a block; "Rows" if the rows of a 3 x 3 window share what they load.
-enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kRows16, kRows32, kRows64, kSum, kPooledSum, kWindow, kMap, kNorm, kPack, kShapes };
+// Kernels. Dense: by the channels of a block; "Rows" if the rows of a 3 x 3 window share what they load, "Point" if there is but
+// one tap.
+enum class Shape : std::int32_t { kDense16 = 0, kDense32, kDense64, kRows16, kRows32, kRows64, kPoint16, kPoint32, kPoint64, kSum, kPooledSum, kWindow, kMap, kNorm, kPack, kShapes };
 
-constexpr int kDenseThreads = 128, kMapThreads = 256;
+constexpr int kMapThreads = 256;
 constexpr int kRun = 4;    // rows that a thread of the other kernels computes
 constexpr int kQuads = 16; // times four channels: what a block of theirs has at most
 constexpr int kMaxTaps = 121;  // of a depthwise kernel
 
-constexpr bool dense(Shape shape) { return shape <= Shape::kRows64; }
-// Pixels and channels of a dense kernel's block, rows of pixels of one of its warps.
+constexpr bool dense(Shape shape) { return shape <= Shape::kPoint64; }
+// Pixels and channels of a dense kernel's block, and its threads; rows of 16 pixels of one of its warps, which has 16 channels, or
+// all of them if there is but one tap.
+constexpr bool pointwise(Shape shape) { return shape >= Shape::kPoint16; }
 constexpr int tile_channels(Shape shape) { return 16 << static_cast<int>(shape) % 3; }
-constexpr int tile_pixels(Shape shape) { return 8192 / tile_channels(shape); }
-constexpr int warp_rows(Shape shape) { return tile_channels(shape) == 16 ? 8 : 4; }
+constexpr int warp_rows(Shape shape) { return shape == Shape::kPoint64 ? 1 : pointwise(shape) ? 2 : 4; }
+constexpr int dense_threads(Shape shape) { return tile_channels(shape) == 64 && !pointwise(shape) ? 256 : 128; }
+constexpr int tile_pixels(Shape shape) { return dense_threads(shape) / 2 * warp_rows(shape) / (pointwise(shape) ? 1 : tile_channels(shape) / 16); }
+
+constexpr int pointwise_blocks(Shape shape) { return shape == Shape::kPoint16 ? 6 : shape == Shape::kPoint32 ? 4 : 5; }  // on a multiprocessor
 
 // One launch: `count` problems (or norms, packs) at `problems`, of which problem i begins at block `begin[i]`; all on the device.
 struct Launch {

@@ -3,6 +3,7 @@
 #include "common/cuda_check.h"
 #include "merged_program/dense.cuh"
 #include "merged_program/map.cuh"
+#include "merged_program/pointwise.cuh"
 
 namespace hwnas::merged_program {
 namespace {
@@ -19,12 +20,15 @@ cudaError_t launch(void (*kernel)(const Row*, const std::int32_t*, int), const L
 
 cudaError_t launch(const Launch& l, cudaStream_t on) {
     switch (l.shape) {
-        case Shape::kDense16: return launch(dense_kernel<Shape::kDense16>, l, kDenseThreads, on);
-        case Shape::kDense32: return launch(dense_kernel<Shape::kDense32>, l, kDenseThreads, on);
-        case Shape::kDense64: return launch(dense_kernel<Shape::kDense64>, l, kDenseThreads, on);
-        case Shape::kRows16: return launch(dense_kernel<Shape::kRows16>, l, kDenseThreads, on);
-        case Shape::kRows32: return launch(dense_kernel<Shape::kRows32>, l, kDenseThreads, on);
-        case Shape::kRows64: return launch(dense_kernel<Shape::kRows64>, l, kDenseThreads, on);
+        case Shape::kDense16: return launch(dense_kernel<Shape::kDense16>, l, dense_threads(Shape::kDense16), on);
+        case Shape::kDense32: return launch(dense_kernel<Shape::kDense32>, l, dense_threads(Shape::kDense32), on);
+        case Shape::kDense64: return launch(dense_kernel<Shape::kDense64>, l, dense_threads(Shape::kDense64), on);
+        case Shape::kRows16: return launch(dense_kernel<Shape::kRows16>, l, dense_threads(Shape::kRows16), on);
+        case Shape::kRows32: return launch(dense_kernel<Shape::kRows32>, l, dense_threads(Shape::kRows32), on);
+        case Shape::kRows64: return launch(dense_kernel<Shape::kRows64>, l, dense_threads(Shape::kRows64), on);
+        case Shape::kPoint16: return launch(pointwise_kernel<Shape::kPoint16>, l, dense_threads(Shape::kPoint16), on);
+        case Shape::kPoint32: return launch(pointwise_kernel<Shape::kPoint32>, l, dense_threads(Shape::kPoint32), on);
+        case Shape::kPoint64: return launch(pointwise_kernel<Shape::kPoint64>, l, dense_threads(Shape::kPoint64), on);
         case Shape::kSum: return launch(map_kernel<Sum<false>>, l, kMapThreads, on);
         case Shape::kPooledSum: return launch(map_kernel<Sum<true>>, l, kMapThreads, on);
         case Shape::kWindow: return launch(map_kernel<Window>, l, kMapThreads, on);

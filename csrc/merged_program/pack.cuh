@@ -1,12 +1,13 @@
 // Convolution weights for tensor cores, once for all problems that have them.
 //
-// A float32 number x is split in two float16 numbers, x = high + low / 2048, which keeps 22 bits; high * high + (high * low +
-// low * high) / 2048 is then as good a product as float32's. Weights are scaled by a power of two for each output channel first,
-// so that none leaves float16's range (an output channel's smallest weights are kept to 2^-35 of its largest).
+// A float32 number x is split in two float16 numbers, x = high + low, which keeps 22 bits of all numbers that are large enough
+// for low to have 11; high * high + high * low + low * high is then as good a product as float32's. So numbers are scaled by
+// powers of two: weights for each output channel, whose smallest are then kept to 2^-37 of its largest.
 //
 // Packed: `scale[channel]`, output channels rounded up (see columns_of), by which sums are to be multiplied; then what the 32
 // lanes of a warp hold of each 16 input by 8 output channels, {high of two and two input channels, low of the same}, [tap, 16
-// input channels, 16 output channels, 2, lane]. Columns are in such an order that a lane's results are 4 neighbouring channels.
+// input channels, 16 output channels, 2, lane]. Columns are in such an order that a lane's results are 4 neighbouring channels,
+// and if there is but one tap, so are a lane's inputs (see pointwise.cuh).
 #pragma once
 
 #include <cuda_fp16.h>
@@ -14,8 +15,6 @@
 #include "merged_program/reader.cuh"
 
 namespace hwnas::merged_program {
-
-constexpr float kLow = 2048.f;
 
 // Of 16 output channels each: one, or an even number, since a warp takes two.
 __device__ inline int columns_of(int o) { return o <= 16 ? 1 : (o + 31) / 32 * 2; }
@@ -25,15 +24,19 @@ __device__ inline unsigned bits(__half2 v) { return reinterpret_cast<const unsig
 __device__ inline uint4 split(float4 v) {
     const __half2 a = __floats2half2_rn(v.x, v.y), b = __floats2half2_rn(v.z, v.w);
     const float2 ra = __half22float2(a), rb = __half22float2(b);
-    const __half2 la = __floats2half2_rn((v.x - ra.x) * kLow, (v.y - ra.y) * kLow), lb = __floats2half2_rn((v.z - rb.x) * kLow, (v.w - rb.y) * kLow);
+    const __half2 la = __floats2half2_rn(v.x - ra.x, v.y - ra.y), lb = __floats2half2_rn(v.z - rb.x, v.w - rb.y);
     return make_uint4(bits(a), bits(b), bits(la), bits(lb));
 }
 
-// 2^n with peak * 2^n in [1, 2); 1 if there is nothing to scale.
+// What activations are multiplied by, and the largest of them that this does well with: [4, 65504] once multiplied, which keeps
+// all to 2^-27 of the largest.
+constexpr float kUnit = 128.f, kLeast = 4.f, kMost = 65504.f;
+
+// 2^n with peak * 2^n in [4096, 8192), which is used where that does not do; 1 if there is nothing to scale.
 __device__ inline float unit_of(float peak) {
     if (!(peak > 0.f)) return 1.f;
     const int exponent = static_cast<int>(__float_as_uint(peak) >> 23);
-    return __uint_as_float(static_cast<unsigned>(max(1, min(254 - exponent, 253))) << 23);
+    return __uint_as_float(static_cast<unsigned>(max(1, min(254 + 12 - exponent, 253))) << 23);
 }
 
 // A block: 16 output channels.
@@ -64,9 +67,10 @@ __global__ void __launch_bounds__(kMapThreads) pack_kernel(const Pack* packs, co
     uint4* to = reinterpret_cast<uint4*>(p.packed + columns * 16);
     for (int i = t; i < taps * blocks * 64; i += kMapThreads) {
         const int lane = i % 32, part = i / 32 % 2, block = i / 64 % blocks, tap = i / 64 / blocks, n = lane / 4;
-        const int channel = 4 * (n / 2) + 2 * part + n % 2, c = block * 16 + lane % 4 * 2, o = column * 16 + channel;
+        const int channel = 4 * (n / 2) + 2 * part + n % 2, o = column * 16 + channel;
+        const int c = block * 16 + lane % 4 * (taps == 1 ? 4 : 2), next = c + (taps == 1 ? 2 : 8);
         const float unit = units[channel];
-        const float4 v = make_float4(weight(o, c, tap), weight(o, c + 1, tap), weight(o, c + 8, tap), weight(o, c + 9, tap));
+        const float4 v = make_float4(weight(o, c, tap), weight(o, c + 1, tap), weight(o, next, tap), weight(o, next + 1, tap));
         to[((tap * blocks + block) * columns + column) * 64 + part * 32 + lane] = split(v * unit);
     }
 }

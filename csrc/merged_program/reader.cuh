@@ -1,6 +1,8 @@
 // What all kernels of merged programs share: activations, how an operand is read, and which problem a block belongs to.
 #pragma once
 
+#include <type_traits>
+
 #include "merged_program/merged_program.h"
 
 namespace hwnas::merged_program {
@@ -45,6 +47,12 @@ __device__ inline void activate_run(Act kind, float4 (&v)[kCount]) {
 // Of memory that nobody writes during the launch.
 __device__ inline float4 load4(const float* p) { return __ldg(reinterpret_cast<const float4*>(p)); }
 __device__ inline void store4(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+// The pixel-th after what p points at. One instruction, as long as bytes have 32 bits.
+template <typename T>
+__device__ inline T* beyond(T* p, int pixel, int pixel_bytes) {
+    using Bytes = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Bytes*>(p) + static_cast<std::int64_t>(pixel) * pixel_bytes);
+}
 __device__ inline float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ inline float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
 __device__ inline float4 operator*(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
@@ -56,21 +64,30 @@ __device__ inline int padded(int channels) { return (channels + 3) & ~3; }
 
 __device__ inline float inverse(int count) { return __fdividef(1.f, static_cast<float>(count)); }
 
+// a / b, of numbers that are not negative: a third of what division takes.
+__device__ inline int quotient(int a, int b) {
+    if (b == 1) return a;
+    if (a >= 1 << 22) return a / b;
+    const int q = static_cast<int>(static_cast<float>(a) * inverse(b)), rest = a - q * b;
+    return q + (rest >= b) - (rest < 0);
+}
+
 // What a reader does to 4 channels of an operand. Pixels are counted from the group's first.
 struct Reader {
     const float* x;
-    int cp;
+    int cp, pixel_bytes;  // channels as they lie, and what they take
     bool affine;
     float4 scale, shift;
     Act first, second;
 
     __device__ Reader(const Operand& in, int group, std::int64_t group_pixels, int quad)
-        : x(in.x), cp(padded(in.channels)), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
+        : x(in.x), cp(padded(in.channels)), pixel_bytes(4 * cp), affine(in.scale != nullptr), scale(make_float4(1.f, 1.f, 1.f, 1.f)), shift(), first(in.first), second(in.second) {
         if (affine) {
             scale = load4(in.scale + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
             shift = load4(in.shift + static_cast<std::int64_t>(group) * in.norm_stride + quad * 4);
         }
         x += group * group_pixels * cp + quad * 4;
+        asm("" : "+r"(pixel_bytes));  // or the compiler takes the 4 out, and adds the parts up anew for each pixel
     }
     // To load rows from: taken as it is, where the compiler would add it up anew, in 64 bits, for each of them.
     __device__ const float* address(std::int64_t pixel) const {
@@ -78,7 +95,7 @@ struct Reader {
         asm("" : "+l"(at));
         return at;
     }
-    __device__ float4 raw(int pixel) const { return load4(x + static_cast<std::int64_t>(pixel) * cp); }
+    __device__ float4 raw(int pixel) const { return load4(beyond(x, pixel, pixel_bytes)); }
     __device__ float4 normed(float4 v) const { return affine ? multiply_add(v, scale, shift) : v; }
     __device__ float4 made(float4 v) const { return activate(second, activate(first, normed(v))); }
     template <int kCount>
@@ -109,14 +126,17 @@ __device__ inline void fetch(Row& to, const Row& from) {
     __syncthreads();
 }
 
-// The last problem that begins at this block or before; a warp looks at 32 places at once.
+// The last problem that begins at this block or before; a warp looks at 32 places at once, first where it would be if all were
+// equally large.
 __device__ inline int find_problem(const std::int32_t* begin, int count, int block) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    int low = 0;
+    const auto before = [&](int at, int end) { return __popc(__ballot_sync(0xffffffffu, at < end && __ldg(begin + at) <= block)); };
+    int low = min(max(static_cast<int>(static_cast<float>(block) * inverse(gridDim.x) * static_cast<float>(count)) - 16, 0), max(count - 32, 0));
+    const int found = before(low + lane, count);
+    if (found && (found < 32 || low + 32 >= count)) return low + found - 1;
+    low = 0;
     for (int span = count; span > 1;) {
-        const int step = (span + 31) / 32, at = lane * step;
-        const bool before = at < span && __ldg(begin + low + at) <= block;
-        const int moved = (__popc(__ballot_sync(0xffffffffu, before)) - 1) * step;
+        const int step = (span + 31) / 32, moved = (before(low + lane * step, low + span) - 1) * step;
         low += moved;
         span = min(step, span - moved);
     }

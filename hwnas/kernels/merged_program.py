@@ -35,17 +35,11 @@ ACTIVATIONS = {
     )
 }
 POOLED_ACTIVATIONS = (None, "relu")  # what an operand that is pooled as it is read may have
-SHAPES = 12
-DENSE, ROWS, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = (
-    0,
-    3,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-)  # kernels; the first two for 16, 32, 64 channels each
+SHAPES = 15
+# Kernels; the first three for 16, 32, 64 output channels each.
+DENSE, ROWS, POINT, SUM, POOLED_SUM, WINDOW, MAP, NORMS, PACKS = 0, 3, 6, 9, 10, 11, 12, 13, 14
+_POINT_TURNS = 4  # tiles that a block of convolutions of one tap computes one after the other
+_ROWS_CHANNELS = 64  # input channels that sums in tensor cores are exact enough for
 _LIKE_SUM = {"add": SUM, "zero": SUM, "depthwise": WINDOW, "max": WINDOW, "avg": WINDOW}
 _SUM_TURNS = 2  # tiles that a block of a sum computes one after the other
 
@@ -63,7 +57,7 @@ PROBLEM = _struct(
     ("in", OPERAND, TERMS), *_fields("u8", "weight bias scale shift y mean m2 pixels"), ("weight_stride", "i8", 4),
     *_fields(
         "i4", "kind terms images groups c h w o ho wo kernel_h kernel_w stride padding dilation after last tiles "
-        "columns tile_images tile_h tile_w tiles_y tiles_x pairs planes shared_bytes flat",
+        "turns columns tile_images tile_h tile_w tiles_y tiles_x pairs inverse_w inverse_h planes shared_bytes flat",
     ),
 )  # fmt: skip
 NORM = _struct(
@@ -101,9 +95,9 @@ class Window(NamedTuple):
 class Tiling(NamedTuple):
     """Which kernel computes a problem and what a block of it does.
 
-    A group of n images has ceil(n * places / at_once) * parts tiles of pixels. flat: the pixels of all images are one row,
-    since none has to do with another. tile_h, tile_w: of a convolution its rows and columns; of the others runs of pixels, and
-    how many tiles a block computes one after the other.
+    A group of n images has ceil(n * places / at_once) * parts tiles of pixels; a block computes `turns` of them. flat: the
+    pixels of all images are one row, since none has to do with another. inverse_w, inverse_h: see `_inverse`. tile_h, tile_w: of
+    a convolution its rows and columns; of the others the second is how many runs of pixels there are.
     """
 
     shape: int
@@ -119,7 +113,10 @@ class Tiling(NamedTuple):
     tiles_y: int = 1
     tiles_x: int = 1
     pairs: int = 1
+    inverse_w: int = 0
+    inverse_h: int = 0
     planes: int = 1
+    turns: int = 1
 
 
 def tiling(kind: str, window: Window) -> Tiling:
@@ -133,57 +130,76 @@ def _map(kind: str, at: Window) -> Tiling:
     shared = 16 * (taps + threads + _KERNELS.quads)
     places, runs = -(-at.ho // _KERNELS.run) * at.wo, threads // -(-quads // columns)
     turns = _SUM_TURNS if kind == "add" else 1
-    return Tiling(_LIKE_SUM.get(kind, MAP), places, runs, 1, columns, shared, tile_h=turns, tile_w=runs)
+    return Tiling(_LIKE_SUM.get(kind, MAP), places, runs, 1, columns, shared, tile_w=runs, turns=turns)
 
 
 def _dense(at: Window) -> Tiling:
-    """Blocks of 16 channels by 512 pixels, 32 by 256 or 64 by 128."""
-    size = 0 if at.o <= 16 else 1 if at.o <= 32 or 64 < at.o <= 96 else 2
-    flat = at.kernel_h == at.kernel_w == at.stride == 1 and not at.padding
-    rows = at[6:9] == (3, 3, 1) and at.dilation == 1 and at.wo % 8 == 0
-    shape = size + (ROWS if rows else DENSE)
-    pixels, channels, height = _KERNELS.dense_tiles[shape]
-    columns, blocks = -(-at.o // channels), -(-at.c // 16)
+    if at.kernel_h == at.kernel_w == 1:
+        shape = POINT + _size(at.o)
+        pixels, channels, _ = _KERNELS.dense_tiles[shape]
+        flat = at.stride == 1 and not at.padding
+        return Tiling(shape, at.ho * at.wo, pixels, 1, -(-at.o // channels), 0, flat, turns=_POINT_TURNS)
+    if at[6:9] == (3, 3, 1) and at.dilation == 1 and at.wo % 8 == 0 and at.c <= _ROWS_CHANNELS:
+        tiling = _rows(at)
+        if tiling.shared_bytes <= _SHARED[1]:
+            return tiling
+    shape = DENSE + _size(at.o)
+    pixels, channels, _ = _KERNELS.dense_tiles[shape]
 
     def shared(images: int, tile_h: int, tile_w: int, planes: int) -> int:
-        lines = images * _reach(tile_h, at.kernel_h, at) * _reach(tile_w, at.kernel_w, at)
-        tables = 4 * (2 * pixels + -(-lines // 4) * 4)
-        need = max(tables + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32), 4 * pixels * (2 + channels))
-        return int(need)
+        return int(8 * pixels) + _shared(at, images, tile_h, tile_w, planes)
 
-    def at_once(images: int, tile_h: int, tile_w: int) -> int:
-        """How many 16 input channels a block reads at a time."""
-        fitting = (p for p in (4, 2) if p < 2 * blocks and shared(images, tile_h, tile_w, p) <= _SHARED[0])
-        return next(fitting, 1)
+    tile_w = min(at.wo, 32)
+    tile_h = min(at.ho, pixels // tile_w)
+    images = max(1, pixels // (tile_h * tile_w)) if tile_h == at.ho and tile_w == at.wo else 1
+    while shared(images, tile_h, tile_w, 1) > _SHARED[1] and images * tile_h * tile_w > 1:
+        images, tile_h, tile_w = (images - 1, tile_h, tile_w) if images > 1 else (
+            (1, tile_h - 1, tile_w) if tile_h > 1 else (1, 1, tile_w // 2)
+        )  # fmt: skip
+    tile_h = -(-at.ho // -(-at.ho // tile_h))
+    blocks = -(-at.c // 16)
+    fitting = (p for p in (4, 2) if p < 2 * blocks and shared(images, tile_h, tile_w, p) <= _SHARED[0])
+    planes = next(fitting, 1)
+    return _tiles(at, shape, shared(images, tile_h, tile_w, planes), images, tile_h, tile_w, 1, planes)
 
-    if flat:
-        planes = at_once(1, 1, pixels)
-        return Tiling(
-            shape, at.ho * at.wo, pixels, 1, columns, shared(1, 1, pixels, planes), True, tile_w=pixels, planes=planes
-        )
-    pairs = 1
-    if rows:
-        warps, runs = pixels // height // 16, at.wo // 8
-        below = min(warps, 1 << (-(-at.ho // height) - 1).bit_length())
-        pairs = warps // below
-        tile_w = min(at.wo, pairs * 16)
-        images, tile_h = max(1, pairs * 2 // runs), below * height
-        tile_w = at.wo if images > 1 else tile_w
-    else:
-        tile_w = min(at.wo, 32)
-        tile_h = min(at.ho, pixels // tile_w)
-        images = max(1, pixels // (tile_h * tile_w)) if tile_h == at.ho and tile_w == at.wo else 1
-        while shared(images, tile_h, tile_w, 1) > _SHARED[1] and images * tile_h * tile_w > 1:
-            images, tile_h, tile_w = (images - 1, tile_h, tile_w) if images > 1 else (
-                (1, tile_h - 1, tile_w) if tile_h > 1 else (1, 1, tile_w // 2)
-            )  # fmt: skip
-        tile_h = -(-at.ho // -(-at.ho // tile_h))
-    planes = at_once(images, tile_h, tile_w)
+
+def _rows(at: Window) -> Tiling:
+    """All input channels at once."""
+    shape = ROWS + _size(at.o)
+    pixels, _, height = _KERNELS.dense_tiles[shape]
+    warps, runs = pixels // height // 16, at.wo // 8
+    below = min(warps, 1 << (-(-at.ho // height) - 1).bit_length())
+    pairs = warps // below
+    images, tile_h = max(1, pairs * 2 // runs), below * height
+    tile_w = at.wo if images > 1 else min(at.wo, pairs * 16)
+    planes = next(p for p in (1, 2, 4) if 16 * p >= at.c)
+    return _tiles(at, shape, _shared(at, images, tile_h, tile_w, planes), images, tile_h, tile_w, pairs, planes)
+
+
+def _size(channels: int) -> int:
+    """Which kernel of three: for 16, 32 or 64 channels."""
+    return 0 if channels <= 16 else 1 if channels <= 32 or 64 < channels <= 96 else 2
+
+
+def _shared(at: Window, images: int, tile_h: int, tile_w: int, planes: int) -> int:
+    """Bytes that a tile's inputs take, and where each is read."""
+    lines = images * _reach(tile_h, at.kernel_h, at) * _reach(tile_w, at.kernel_w, at)
+    return 16 * -(-lines // 4) + planes * (64 * ((lines + 3) // 8 * 8 + 4) + 32)
+
+
+def _tiles(at: Window, shape: int, shared: int, images: int, tile_h: int, tile_w: int, pairs: int, planes: int) -> Tiling:
     tiles_y, tiles_x = -(-at.ho // tile_h), -(-at.wo // tile_w)
-    need = shared(images, tile_h, tile_w, planes)
+    columns = -(-at.o // _KERNELS.dense_tiles[shape][1])
+    inverse_w, inverse_h = _inverse(_reach(tile_w, at.kernel_w, at)), _inverse(_reach(tile_h, at.kernel_h, at))
     return Tiling(
-        shape, 1, images, tiles_y * tiles_x, columns, need, False, images, tile_h, tile_w, tiles_y, tiles_x, pairs, planes
-    )
+        shape, 1, images, tiles_y * tiles_x, columns, shared, False, images, tile_h, tile_w, tiles_y, tiles_x, pairs,
+        inverse_w, inverse_h, planes,
+    )  # fmt: skip
+
+
+def _inverse(divisor: int) -> int:
+    """What kernels multiply by, and then shift by 20 bits, to divide numbers below 2^20 over the divisor."""
+    return (1 << 20) // divisor + 1
 
 
 def _reach(outputs: int, kernel: int, at: Window) -> int:
@@ -253,8 +269,7 @@ def _blocks(table: Table) -> Table:
     if table.dtype == NORM:
         a_group: Table = -(-table["c"] // 16)
     else:
-        turns = np.where(table["kind"] == KINDS["dense"], 1, table["tile_h"])
-        a_group = -(-table["tiles"] // turns) * table["columns"]
+        a_group = -(-table["tiles"] // table["turns"]) * table["columns"]
     return a_group * table["groups"].astype(np.int64)
 
 

@@ -26,6 +26,7 @@ SPACES = (
     "nasbench201(input=(2,7,9),classes=3,channels=2,cells=2)",
     "nasbench201(input=(3,8,72),channels=64,cells=1,classes=3)",
     "mobilenet(input=(3,20,18),classes=5,stages=((40,2,2),(70,2,1)),act='hardswish',head=24)",
+    "nasbench201(input=(3,16,24),channels=24,cells=1)",
     "darts(input=(3,32,32),cells=3,affine=True)",
     "chain(classes=5)",
     "chain(input=(3,4,4),kind='dense')",
