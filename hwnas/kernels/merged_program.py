@@ -96,8 +96,8 @@ class Tiling(NamedTuple):
     """Which kernel computes a problem and what a block of it does.
 
     A group of n images has ceil(n * places / at_once) * parts tiles of pixels; a block computes `turns` of them. flat: the
-    pixels of all images are one row, since none has to do with another. inverse_w, inverse_h: see `_inverse`. tile_h, tile_w: of
-    a convolution its rows and columns; of the others the second is how many runs of pixels there are.
+    pixels of all images are one row, since none has to do with another. inverse_w, inverse_h: see `_inverse`. tile_h, tile_w:
+    of a convolution its rows and columns; of the others tile_w is how many runs of pixels there are.
     """
 
     shape: int
