@@ -1,8 +1,10 @@
-"""How the GPU's convolutions are cut in tiles: every output is in one, and a block has room for what it reads."""
+"""How the GPU's convolutions are cut in tiles, every output in one, a block with room for what it reads; tables of launches."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -83,3 +85,39 @@ def test_rows_of_many_channels_leave_room_for_other_blocks():
     tiling = kernel.tiling("dense", Window(64, 8, 8, 16, 8, 8, 3, 3, 1, 1, 1))
     assert DENSE <= tiling.shape < ROWS
     assert tiling.shared_bytes <= kernel.MAX_SHARED
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1, max_size=30), st.integers(0, 4))
+def test_launches_are_in_order_and_say_where_each_row_begins(rows, normed):
+    """Rows of (place, blocks), of which some have a norm in a launch of its own at the end of their place."""
+    rows = sorted(rows)
+    problems = np.zeros(len(rows), kernel.PROBLEM)
+    problems["tiles"], problems["bias"] = [blocks for _, blocks in rows], np.arange(len(rows))
+    problems["columns"] = problems["turns"] = problems["groups"] = 1
+    problems["shared_bytes"] = problems["tiles"] * 16
+    norms = np.zeros(min(normed, len(rows)), kernel.NORM)
+    norms["c"], norms["groups"], norms["mean"] = 17, 3, 100 + np.arange(len(norms))  # two blocks of 16 channels a group
+    places = np.array([place for place, _ in rows])
+    tables = [(problems, places * kernel.SHAPES + kernel.SUM)]
+    if len(norms):
+        tables.append((norms, places[: len(norms)] * kernel.SHAPES + kernel.NORMS))
+    prepared = kernel.prepare(tables, torch.device("cpu"))
+
+    memory, at = prepared.memory.numpy(), prepared.memory.data_ptr()
+    found = []
+    for launch in np.frombuffer(prepared.rows, kernel._LAUNCH):
+        kind, field = (kernel.NORM, "mean") if launch["shape"] == kernel.NORMS else (kernel.PROBLEM, "bias")
+        table = np.frombuffer(memory, kind, launch["count"], int(launch["problems"]) - at)
+        begin = np.frombuffer(memory, np.int32, launch["count"], int(launch["begin"]) - at)
+        found.append(
+            (int(launch["shape"]), table[field].tolist(), begin.tolist(), int(launch["blocks"]), int(launch["shared_bytes"]))
+        )
+    expected = []
+    for place in sorted(set(places.tolist())):
+        own = [i for i, (p, _) in enumerate(rows) if p == place]
+        blocks = [rows[i][1] for i in own]
+        expected.append((kernel.SUM, own, [sum(blocks[:i]) for i in range(len(own))], sum(blocks), 16 * max(blocks)))
+        own = [i for i in own if i < len(norms)]
+        if own:
+            expected.append((kernel.NORMS, [100 + i for i in own], [6 * i for i in range(len(own))], 6 * len(own), 0))
+    assert found == expected
