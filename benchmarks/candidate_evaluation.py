@@ -6,9 +6,10 @@
 evolutionary search that has found what it prefers (regularized evolution on an additive stand-in for accuracy, whose terms are
 drawn at random). Each candidate is recalibrated on 4 batches of 128 images and scored on 1,000. One by one means what a search
 did without merging: the derived network as a PyTorch module, eagerly or compiled, its activations channels last. That takes
-too long for all, so it is timed on a sample, and on a smaller one compiled; rounds interleave the sides. The sample's losses
-must agree to 1e-5, or no figure is given. `compile` counts compilation, which every new architecture needs. Memory is the
-peak of what a fresh process adds (CPU) or allocates (CUDA) once a small candidate has loaded all libraries.
+too long for all, so it is timed on a sample, evenly spaced in the order of multiply-accumulates, since one network may be ten
+times another, and on a smaller one compiled; rounds interleave the sides. The sample's losses must agree to 1e-5, or no
+figure is given. `compile` counts compilation, which every new architecture needs. Memory is the peak of what a fresh process
+adds (CPU) or allocates (CUDA) once a small candidate has loaded all libraries.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from benchmarks.output import Output, add_save, device_name
 from benchmarks.resident import growth_mib
 from hwnas.data import SearchData, Split
 from hwnas.ir.simplify import simplify
+from hwnas.lower.cost import cost
 from hwnas.lower.torch import to_torch
 from hwnas.search.admission import Admission, Traits
 from hwnas.search.strategy import Score, make_strategy
@@ -175,6 +177,12 @@ def prepared(space: str, batch: str, count: int, device: str) -> tuple[Supernet,
     return supernet_of(built, device), (random_batch if batch == "random" else generation)(built, count)
 
 
+def sampled(space: Space, genotypes: Sequence[Genotype], count: int) -> list[Genotype]:
+    """The middles of as many equal parts, in the order of multiply-accumulates."""
+    in_order = sorted(genotypes, key=lambda genotype: cost(space.decode(genotype)).macs)
+    return [in_order[(2 * i + 1) * len(in_order) // (2 * count)] for i in range(count)]
+
+
 def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     supernet, genotypes = prepared(space, batch, args.candidates, device)
     case = f"{space} {batch} {len(genotypes)} candidates"
@@ -197,7 +205,7 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
 
     program = merge([simplify(supernet.space.decode(g)) for g in genotypes])
     yield row("nodes", len(program.values), "prims", "one by one", program.unmerged, inverse=True)
-    chosen = random.Random(2).sample(genotypes, args.sample)
+    chosen = sampled(supernet.space, genotypes, args.sample)
     eager, compiled = one_by_one(supernet, DATA, device), one_by_one(supernet, DATA, device, compiled=True)
     exact = [eager(genotype) for genotype in chosen]  # which warms it up
     found = {tuple(g): e.loss for g, e in zip(chosen, merged(supernet, chosen, DATA), strict=True)}
@@ -214,7 +222,8 @@ def rows(space: str, batch: str, device: str, args: argparse.Namespace) -> Itera
     if not error <= TOLERANCE:
         return
     if args.compiled:
-        times["compile"] = [seconds(lambda g=g: compiled(g), device) for g in chosen[: args.compiled]]  # type: ignore[misc]
+        middle = sampled(supernet.space, genotypes, args.compiled)
+        times["compile"] = [seconds(lambda g=g: compiled(g), device) for g in middle]  # type: ignore[misc]
     rate = {name: 1 / statistics.median(values) for name, values in times.items()}
     spread = max(times["merged"]) / min(times["merged"]) - 1
     for name in times:
