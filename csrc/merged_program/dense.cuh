@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(dense_threads(kShape), 512 / dense_threads(kSh
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int run = (warp_m & (p.pairs - 1)) * 2 + half, i = tile_images == 1 ? 0 : quotient(run, runs), x = (run - i * runs) * 8;
-            if (lane / 8 % 2 == half && i < tile_images) window = (i * in_h + y) * in_w + x + lane % 8;
+            if (lane / 8 % 2 == half && run < runs * tile_images) window = (i * in_h + y) * in_w + x + lane % 8;  // others read what is there
             own[half] = ((image + i) * ho + y0 + y) * wo + x0 + x + lane / 4;
             lines[half] = i < tile_images && image + i < images && x0 + x + lane / 4 < wo ? ho - y0 - y : 0;
         }

@@ -37,7 +37,7 @@ struct Window {
     static __device__ void compute(const Problem& p, const Place& at, float4 (&value)[kRun]) {
         if (!at.inside) return;
         const Reader read = at.reader(p.in[0]);
-        const int size = p.kernel_h == p.kernel_w && p.dilation == 1 && p.kind == Kind::kDepthwise ? p.kernel_w * 4 + p.stride : 0;
+        const int size = p.kernel_h == p.kernel_w && p.stride <= 2 && p.dilation == 1 && p.kind == Kind::kDepthwise ? p.kernel_w * 4 + p.stride : 0;
         const bool whole = p.h <= kRun && p.padding == p.kernel_h / 2;
         switch (size) {
             case 3 * 4 + 1: return whole ? depthwise<3, 1, true>(p, at, read, value) : depthwise<3, 1>(p, at, read, value);
@@ -48,7 +48,7 @@ struct Window {
             case 7 * 4 + 2: return depthwise<7, 2>(p, at, read, value);
             default: break;
         }
-        if (p.kind == Kind::kAvgPool && p.ho * p.wo == 1 && p.kernel_h == p.h && p.kernel_w == p.w) average(p, at, read, value[0]);
+        if (p.kind == Kind::kAvgPool && p.ho * p.wo == 1 && p.kernel_h == p.h && p.kernel_w == p.w && !p.padding) average(p, at, read, value[0]);
         else any(p, at, read, value);
     }
 

@@ -74,6 +74,7 @@ class Arch:
         return MappingProxyType(self._placed[0])
 
     def placed(self, node: Node) -> PlacedOp:
+        """Of one of its own nodes."""
         return self._placed[1][node.name]
 
     def weights(self) -> Iterator[tuple[str, WeightSpec]]:

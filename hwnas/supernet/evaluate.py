@@ -21,7 +21,7 @@ from hwnas.space import Genotype
 from hwnas.supernet.execute import Execution, in_parts
 from hwnas.supernet.executions import executor
 from hwnas.supernet.merge import merge
-from hwnas.supernet.race import Race, Right, shuffled
+from hwnas.supernet.race import Answer, Race, Right, shuffled
 from hwnas.supernet.supernet import Supernet
 from hwnas.supernet.tally import Evaluation, Seen, Tally, look
 
@@ -88,29 +88,34 @@ def evaluate_many(
     incumbent: Right | None = None
     running: list[tuple[Sequence[int], Seen]] = []  # what a GPU may still be working on, which nobody waits for before the end
     with torch.inference_mode(), no_collection():
-        # A GPU works on one part while the next is made of its genotypes, so there are several.
-        at_most = SIDE_BY_SIDE if device.type == "cuda" else None
+        # A GPU works on one part while the next is made of its genotypes, so there are several; a race waits for each answer.
+        at_most = SIDE_BY_SIDE if device.type == "cuda" and not race else None
         for candidates, part in in_parts(in_order, load, limit, len(calibration[0]), at_most):
             part.recalibrate(calibration, limit)
             if race:
-
-                def answer(
-                    which: NDArray[np.int64],
-                    start: int,
-                    end: int,
-                    part: Execution = part,
-                    candidates: Sequence[int] = candidates,
-                ) -> Right:
-                    names = [candidates[i] for i in which.tolist()]
-                    tally.add(names, look(part.logits(images[start:end], limit, which.tolist()), labels[start:end]))
-                    return np.stack([tally.right[name][start:end] for name in names])
-
-                _, incumbent = race.run(answer, len(candidates), len(labels), len(genotypes), incumbent)
+                # Nothing else may keep hold of the part, which has memory.
+                _, incumbent = race.run(
+                    _answer(part, limit, images, labels, candidates, tally),
+                    len(candidates), len(labels), len(genotypes), incumbent,
+                )  # fmt: skip
             else:
-                running.append((candidates, look(part.logits(images, limit), labels)))
+                running.append((candidates, look(part.logits(images, limit), labels).fetched()))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         for seen in running:
             tally.add(*seen)
     return tally.evaluations()
+
+
+def _answer(part: Execution, limit: int, images: Tensor, labels: Tensor, candidates: Sequence[int], tally: Tally) -> Answer:
+    """Who of a part is right about which images, which the tally learns too."""
+
+    def answer(which: NDArray[np.int64], start: int, end: int) -> Right:
+        names = [candidates[i] for i in which.tolist()]
+        tally.add(names, look(part.logits(images[start:end], limit, which.tolist()), labels[start:end]))
+        return np.stack([tally.right[name][start:end] for name in names])
+
+    return answer
 
 
 @contextmanager

@@ -106,7 +106,10 @@ class Room:
         if floats > len(self._memory):
             size = max(floats, min(2 * len(self._memory), most))
             self._memory = torch.empty(0, device=self._device)  # before there is more
-            self._memory = torch.empty(size, device=self._device)
+            try:
+                self._memory = torch.empty(size, device=self._device)
+            except torch.OutOfMemoryError:
+                self._memory = torch.empty(floats, device=self._device)
         return self._memory[:floats]
 
 
@@ -152,7 +155,7 @@ class CudaExecution(Execution):
         """Adds each batch's means and variances to the statistics."""
         phase, size = self.calibrating, len(batches[0])
         images, coefficients = size * len(batches), self._coefficients(len(batches))
-        arena = self._memory(phase, images, limit)
+        arena = self._memory(phase, images, limit - self._norm_bytes * len(batches))
         self._put(phase, arena, torch.cat(list(batches)))
         kernel.run(self._launches(phase, phase.plan.stages, arena, coefficients, size, len(batches)))
         self.statistics += coefficients[2:].sum(1)
@@ -175,7 +178,11 @@ class CudaExecution(Execution):
 
     def _prepare(self, tile: int, which: tuple[int, ...], limit: int) -> tuple[Launches, Tensor, list[Tensor], Tensor]:
         """Launches, the memory they work in, in it each candidate's logits [tile, classes], and the norms' coefficients."""
-        phase, arena, coefficients = self.scoring, self._memory(self.scoring, tile, limit), self._coefficients(1)
+        phase, arena, coefficients = (
+            self.scoring,
+            self._memory(self.scoring, tile, limit - self._norm_bytes),
+            self._coefficients(1),
+        )
         norms = self._norms(self.calibrating, np.flatnonzero(self.calibrating.norms["c"]), coefficients)
         if len(norms):
             channel = norms["scale"] - coefficients[0].data_ptr()

@@ -48,6 +48,9 @@ class Fused:
         return self.steps[value - 1].spec if value else self.input
 
 
+_ADD = Add()  # one object, by whose place in memory tasks of one form are known
+
+
 def fuse(program: Program) -> Fused:
     """The program's steps, in an order in which each comes after its inputs."""
     values = program.values
@@ -76,7 +79,7 @@ def fuse(program: Program) -> Fused:
                 if isinstance(prim, Activation) and source not in before and not others[index]:
                     before[index] = prim.kind
                     continue
-                last = Step(Add(), (place[source],), spec)
+                last = Step(_ADD, (place[source],), spec)
                 steps.append(last)
                 place[index] = len(steps)
             if isinstance(prim, Activation):

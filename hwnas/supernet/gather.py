@@ -50,7 +50,8 @@ def gather(
 
     def simple(pool: Step) -> bool:
         """Whether what it reads can be pooled as it is read."""
-        source = tasks[place[pool.inputs[0]] - 1] if pool.inputs[0] else None
+        at = place[pool.inputs[0]]
+        source = tasks[at - 1] if at else None
         return known or source is None or source.norm is None or source.after in pooled
 
     def joins(value: int, step: Step) -> bool:

@@ -39,6 +39,10 @@ class Seen(NamedTuple):
     loss: Tensor
     counted: Tensor
 
+    def fetched(self) -> Seen:
+        """On the processor, once the GPU where it was is synchronized."""
+        return Seen(*(values.to("cpu", non_blocking=True) for values in self))
+
 
 def look(logits: Tensor, labels: Tensor) -> Seen:
     """At logits [networks, n, classes] for labels [n], where they lie; a GPU is not waited for."""

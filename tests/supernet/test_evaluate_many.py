@@ -150,8 +150,15 @@ def test_parts_are_as_large_as_the_limit_allows(sizes, limit, at_most):
     assert [c for part, _ in parts for c in part] == order
     assert all(part.size == sum(sizes[c] for c in chosen) and part.memory(3) <= limit for chosen, part in parts)
     assert all(len(chosen) <= (at_most or len(sizes)) for chosen, _ in parts)
-    if 3 * sum(sizes) <= limit and at_most is None:
-        assert len(parts) == 1
+    taken = [len(chosen) for chosen, _ in parts]
+    if at_most is None and len(set(sizes)) == 1:
+        most = limit // (3 * sizes[0])
+        assert taken == [most] * (len(sizes) // most) + [len(sizes) % most] * (len(sizes) % most > 0)
+
+
+def test_first_parts_are_smaller_where_others_are_prepared_meanwhile():
+    parts = in_parts(range(256), lambda candidates: Sized(len(candidates)), 1 << 20, 1, 64)
+    assert [len(chosen) for chosen, _ in parts] == [8, 12, 18, 27, 41, 62, 64, 24]
 
 
 def watch(monkeypatch, peaks: list[int]) -> None:

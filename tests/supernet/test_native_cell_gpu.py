@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,9 +32,10 @@ def norm(found: dict[str, Tensor], expected: dict[str, Tensor], names: list[str]
 @pytest.mark.parametrize("size", [32, 20])  # tuned kernels, and general ones
 def test_a_step_is_that_of_plain_mixed_ops(size):
     """Gradients jump where a maximum or a ReLU takes the other side of a tie, in PyTorch's too: one draw of several counts."""
-    found = [errors(size, seed) for seed in range(5)]
-    assert max(output for output, _ in found) < 1e-5
-    assert min(gradients for _, gradients in found) < 1e-5
+    outputs, gradients = zip(*(errors(size, seed) for seed in range(5)), strict=True)
+    assert max(outputs) < 1e-5
+    assert min(gradients) < 1e-5
+    assert median(gradients) < 1e-3
 
 
 def errors(size: int, seed: int) -> tuple[float, float]:
