@@ -51,7 +51,6 @@ struct Problem {
     std::int32_t inverse_w, inverse_h;  // 2^20 over the columns and rows of a tile's input, rounded up: to divide small numbers
     std::int32_t planes;              // 16 input channels each: 1, 2 or 4 of them at a time
     std::int32_t shared_bytes;        // of shared memory that a block needs
-    std::int32_t flat;                // whether all pixels are one row, since none has to do with another
 };
 
 // A batch norm's coefficients from the tiles' moments. scale, shift, batch_mean, batch_var are [groups, norm_stride].

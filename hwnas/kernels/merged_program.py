@@ -57,7 +57,7 @@ PROBLEM = _struct(
     ("in", OPERAND, TERMS), *_fields("u8", "weight bias scale shift y mean m2 pixels"), ("weight_stride", "i8", 4),
     *_fields(
         "i4", "kind terms images groups c h w o ho wo kernel_h kernel_w stride padding dilation after last tiles "
-        "turns columns tile_images tile_h tile_w tiles_y tiles_x pairs inverse_w inverse_h planes shared_bytes flat",
+        "turns columns tile_images tile_h tile_w tiles_y tiles_x pairs inverse_w inverse_h planes shared_bytes",
     ),
 )  # fmt: skip
 NORM = _struct(
@@ -95,9 +95,9 @@ class Window(NamedTuple):
 class Tiling(NamedTuple):
     """Which kernel computes a problem and what a block of it does.
 
-    A group of n images has ceil(n * places / at_once) * parts tiles of pixels; a block computes `turns` of them. flat: the
-    pixels of all images are one row, since none has to do with another. inverse_w, inverse_h: see `_inverse`. tile_h, tile_w:
-    of a convolution its rows and columns; of the others tile_w is how many runs of pixels there are.
+    A group of n images has ceil(n * places / at_once) * parts tiles of pixels; a block computes `turns` of them.
+    inverse_w, inverse_h: see `_inverse`. tile_h, tile_w: of a convolution its rows and columns; of the others tile_w is how
+    many runs of pixels there are.
     """
 
     shape: int
@@ -106,7 +106,6 @@ class Tiling(NamedTuple):
     parts: int
     columns: int
     shared_bytes: int
-    flat: bool = False
     tile_images: int = 1
     tile_h: int = 1
     tile_w: int = 1
@@ -137,8 +136,7 @@ def _dense(at: Window) -> Tiling:
     if at.kernel_h == at.kernel_w == 1:
         shape = POINT + _size(at.o)
         pixels, channels, _ = _KERNELS.dense_tiles[shape]
-        flat = at.stride == 1 and not at.padding
-        return Tiling(shape, at.ho * at.wo, pixels, 1, -(-at.o // channels), 0, flat, turns=_POINT_TURNS)
+        return Tiling(shape, at.ho * at.wo, pixels, 1, -(-at.o // channels), 0, turns=_POINT_TURNS)
     if at[6:9] == (3, 3, 1) and at.dilation == 1 and at.wo % 8 == 0 and at.c <= _ROWS_CHANNELS:
         tiling = _rows(at)
         if tiling.shared_bytes <= _SHARED[1]:
@@ -192,7 +190,7 @@ def _tiles(at: Window, shape: int, shared: int, images: int, tile_h: int, tile_w
     columns = -(-at.o // _KERNELS.dense_tiles[shape][1])
     inverse_w, inverse_h = _inverse(_reach(tile_w, at.kernel_w, at)), _inverse(_reach(tile_h, at.kernel_h, at))
     return Tiling(
-        shape, 1, images, tiles_y * tiles_x, columns, shared, False, images, tile_h, tile_w, tiles_y, tiles_x, pairs,
+        shape, 1, images, tiles_y * tiles_x, columns, shared, images, tile_h, tile_w, tiles_y, tiles_x, pairs,
         inverse_w, inverse_h, planes,
     )  # fmt: skip
 
@@ -207,9 +205,14 @@ def _reach(outputs: int, kernel: int, at: Window) -> int:
     return (outputs - 1) * at.stride + (kernel - 1) * at.dilation + 1
 
 
+def _columns(o: Table) -> Table:
+    """Of 16 output channels each, as weights are packed: see columns_of in csrc/merged_program/pack.cuh."""
+    return np.where(o <= 16, 1, -(-o // 32) * 2)
+
+
 def packed_floats(o: int, c: int, taps: int) -> int:
     """What a convolution's packed weights take."""
-    columns, blocks = 1 if o <= 16 else -(-o // 32) * 2, -(-c // 16)
+    columns, blocks = int(_columns(np.asarray(o))), -(-c // 16)
     return 16 * columns + taps * blocks * columns * 256
 
 
@@ -265,7 +268,7 @@ def prepare(tables: Sequence[tuple[Table, Table]], device: torch.device) -> Laun
 def _blocks(table: Table) -> Table:
     """How many blocks each row takes."""
     if table.dtype == PACK:
-        return np.where(table["o"] <= 16, 1, -(-table["o"].astype(np.int64) // 32) * 2)
+        return _columns(table["o"].astype(np.int64))
     if table.dtype == NORM:
         a_group: Table = -(-table["c"] // 16)
     else:

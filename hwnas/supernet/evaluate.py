@@ -87,7 +87,7 @@ def evaluate_many(
     tally = Tally(len(genotypes))
     incumbent: Right | None = None
     running: list[tuple[Sequence[int], Seen]] = []  # what a GPU may still be working on, which nobody waits for before the end
-    with torch.inference_mode(), no_collection():
+    with torch.inference_mode(), _no_collection():
         # A GPU works on one part while the next is made of its genotypes, so there are several; a race waits for each answer.
         at_most = SIDE_BY_SIDE if device.type == "cuda" and not race else None
         for candidates, part in in_parts(in_order, load, limit, len(calibration[0]), at_most):
@@ -119,7 +119,7 @@ def _answer(part: Execution, limit: int, images: Tensor, labels: Tensor, candida
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def _no_collection() -> Iterator[None]:
     """Thousands of small objects are made and stay: looking for garbage among them takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()

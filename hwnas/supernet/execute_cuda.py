@@ -239,11 +239,6 @@ class CudaExecution(Execution):
         place = arena.data_ptr() + images * groups * phase.offset
         rows["images"], rows["groups"], rows["y"] = images, groups, place[tasks + 1]
         rows["tiles"] = tiles = -(-images * beside["places"] // beside["at_once"]) * beside["parts"]
-        flat = rows["flat"] > 0
-        for name in ("images", "h", "ho"):
-            rows[name][flat] = 1
-        for name, values in (("w", images * beside["places"]), ("wo", images * beside["places"]), ("tiles_x", tiles)):
-            rows[name][flat] = values[flat]
         rows["in"]["x"], rows["in"]["norm_stride"] = place[inputs], self.channels
         channel = np.concatenate(([-1], self.first_channel[phase.steps]))  # of each value
         of = tasks + 1 if phase.known else inputs

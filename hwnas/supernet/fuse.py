@@ -48,7 +48,7 @@ class Fused:
         return self.steps[value - 1].spec if value else self.input
 
 
-_ADD = Add()  # one object, by whose place in memory tasks of one form are known
+SUM = Add()  # one object, by whose place in memory tasks of one form are known
 
 
 def fuse(program: Program) -> Fused:
@@ -79,7 +79,7 @@ def fuse(program: Program) -> Fused:
                 if isinstance(prim, Activation) and source not in before and not others[index]:
                     before[index] = prim.kind
                     continue
-                last = Step(_ADD, (place[source],), spec)
+                last = Step(SUM, (place[source],), spec)
                 steps.append(last)
                 place[index] = len(steps)
             if isinstance(prim, Activation):

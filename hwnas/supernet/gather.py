@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hwnas.ir.prims import ActivationKind, Add, Conv, Pool, Prim, Zero
 from hwnas.ir.tensor import TensorSpec
-from hwnas.supernet.fuse import Fused, Step
+from hwnas.supernet.fuse import SUM, Fused, Step
 
 
 @dataclass(eq=False, slots=True)
@@ -72,7 +72,7 @@ def gather(
             if kind is Zero and step.norm is None and step.after is None:
                 zeros.add(value)
             elif kind is Pool and _keeps_size(step, fused) and simple(step):
-                task.prim, task.pools = _SUM, (_kernel(step.prim),)  # a sum of one term does that faster
+                task.prim, task.pools = SUM, (_kernel(step.prim),)  # a sum of one term does that faster
             tasks.append(task)
             place[value] = len(tasks)
             continue
@@ -103,13 +103,10 @@ def gather(
     return Fused(fused.input, tuple(tasks), tuple(place[o] for o in fused.outputs)), tuple(tasks)
 
 
-_SUM = Add()
-
-
 def _sum(spec: TensorSpec, number: int, terms: list[tuple[int, int]]) -> Task:
     """Of tasks' values, each read through an average pooling if its kernel is not 0."""
     values, pools = zip(*terms, strict=True)
-    return Task(_SUM, values, spec, number=number, pools=pools)
+    return Task(SUM, values, spec, number=number, pools=pools)
 
 
 def _read(value: int, waiting: dict[int, Step], place: list[int]) -> tuple[int, int]:

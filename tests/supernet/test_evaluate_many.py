@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from uneven import uneven
 
 from hwnas.data import SearchData
 from hwnas.errors import UserError
@@ -34,13 +35,7 @@ CALIBRATION = {"batch_size": 10, "batches": 3, "seed": 4}
 
 @pytest.fixture(scope="module")
 def supernet(small_space) -> Supernet:
-    supernet = Supernet(small_space, seed=1)
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            if parameter.dim() == 1:  # nothing neutral
-                parameter.add_(torch.rand(parameter.shape, generator=rng) - 0.5)
-    return supernet
+    return uneven(Supernet(small_space, seed=1), torch.Generator().manual_seed(1))
 
 
 def sample(space: Space, count: int, seed: int = 0) -> list[Genotype]:

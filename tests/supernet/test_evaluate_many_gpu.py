@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from uneven import uneven
 
 from hwnas.data import SearchData, Split
 from hwnas.spaces import make_space
@@ -29,12 +30,7 @@ def split(count: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module", params=DEVICES)
 def supernet(request) -> Supernet:
-    supernet, noise = Supernet(make_space(SPACE), 0), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.4 * torch.rand(parameter.shape, generator=noise) - 0.2)
-    return supernet.to(request.param)
+    return uneven(Supernet(make_space(SPACE)), torch.Generator().manual_seed(0)).to(request.param)
 
 
 def test_parts_that_follow_each_other_do_not_disturb_each_other(supernet, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from uneven import uneven
 
 from hwnas.ir.simplify import simplify
 from hwnas.spaces import make_space
@@ -28,11 +29,8 @@ SPACES = {
 def prepared(name: str):
     """The weights of a supernet of which nothing is neutral, four candidates, batches and images."""
     space = make_space(SPACES[name])
-    supernet, rng, noise = Supernet(space), random.Random(0), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.4 * torch.rand(parameter.shape, generator=noise) - 0.2)
+    rng, noise = random.Random(0), torch.Generator().manual_seed(0)
+    supernet = uneven(Supernet(space), noise)
     archs = [simplify(space.decode(space.sample(rng))) for _ in range(4)]
     batches = [torch.randn(24, *space.input.dims, generator=noise) for _ in range(2)]
     images = torch.randn(37, *space.input.dims, generator=noise)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from uneven import uneven
 
 from hwnas.ir.prims import Pool
 from hwnas.ir.simplify import simplify
@@ -40,12 +41,8 @@ PLENTY = 1 << 34
 def prepared(text, candidates, scale=1.0):
     """A merged program, its weights, batches to recalibrate on and images."""
     space = make_space(text)
-    supernet, rng, noise = Supernet(space), random.Random(0), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.4 * torch.rand(parameter.shape, generator=noise) - 0.2)
-    supernet = supernet.to(DEVICE)
+    rng, noise = random.Random(0), torch.Generator().manual_seed(0)
+    supernet = uneven(Supernet(space), noise).to(DEVICE)
     program = merge([simplify(space.decode(space.sample(rng))) for _ in range(candidates)])
     batches = [scale * torch.randn(40, *space.input.dims, generator=noise).to(DEVICE) for _ in range(3)]
     images = scale * torch.randn(77, *space.input.dims, generator=noise).to(DEVICE)
